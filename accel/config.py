@@ -1,0 +1,250 @@
+"""What an engine is: its dimensions and features, checked once, hardware-free.
+
+Everything that differs between two engines is a field of :class:`EngineConfig`; the hardware, the compiler, the emulator
+and the cycle model are all built from the same object, and a program carries its digest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from accel.errors import SystolithError
+
+__all__ = ["PRESETS", "ConfigError", "EngineConfig", "load_config", "power_of_two_at_least"]
+
+#: Instructions that each of the three unit queues holds. It bounds how far the dispatcher runs ahead of the slowest unit,
+#: and, with the entry a unit is working on, must stay below the 31 that an ``after_*`` field can count.
+QUEUE_DEPTH = 8
+
+
+class ConfigError(SystolithError):
+    """A configuration that cannot be built."""
+
+
+def power_of_two_at_least(value: int) -> int:
+    """Return the smallest power of two that is not below ``value`` (which is at least 1)."""
+    return 1 << (value - 1).bit_length()
+
+
+def _is_power_of_two(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Dimensions of one engine.
+
+    Parameters
+    ----------
+    name
+        Name shown in reports. Not part of the digest.
+    rows, columns
+        Processing elements: ``rows`` input channels by ``columns`` output channels, 2 to 32 each.
+    bus_bytes
+        Bytes a beat on the AXI4 memory port: a power of two from 2 to 64.
+    lanes
+        Requantiser lanes: output channels finished a cycle. A common divisor of ``rows`` and ``columns``.
+    scratchpad_words
+        Activation words (of ``rows`` bytes each): a power of two up to 65,536.
+    weight_words
+        Weight words (of ``columns`` bytes each): a power of two up to 65,536.
+    accumulator_words
+        Pixels in each of the two accumulator halves (``columns`` sums of 32 bits each): a power of two up to 32,768.
+    parameter_channels
+        Output channels whose bias, multiplier and shifts are on chip at once: ``lanes`` times a power of two.
+    tables
+        Whether 256-entry activation tables are built in.
+    elementwise
+        Whether the operand tables of the residual add are built in.
+    multiplier
+        Whether requantisation multiplies. Without it only power-of-two scales (Qm.n) run.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    bus_bytes: int
+    lanes: int
+    scratchpad_words: int
+    weight_words: int
+    accumulator_words: int
+    parameter_channels: int
+    tables: bool = True
+    elementwise: bool = True
+    multiplier: bool = True
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            wanted = {"str": str, "int": int, "bool": bool}[str(field.type)]
+            if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+                raise ConfigError(f"{field.name} must be {_ARTICLES[wanted]}, not {value!r}")
+        for field_name in ("rows", "columns"):
+            value = getattr(self, field_name)
+            if not 2 <= value <= 32:
+                raise ConfigError(f"{field_name} must be from 2 to 32, not {value}")
+        if not (_is_power_of_two(self.bus_bytes) and 2 <= self.bus_bytes <= 64):
+            raise ConfigError(f"bus_bytes must be a power of two from 2 to 64, not {self.bus_bytes}")
+        common = math.gcd(self.rows, self.columns)
+        if self.lanes < 1 or common % self.lanes:
+            divisors = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
+            raise ConfigError(
+                f"lanes must divide both rows ({self.rows}) and columns ({self.columns}), so be one of {divisors}, not {self.lanes}"
+            )
+        for field_name, low, high in (
+            ("scratchpad_words", 64, 1 << 16),
+            ("weight_words", 2 * power_of_two_at_least(self.rows), 1 << 16),
+            ("accumulator_words", 16, 1 << 15),
+        ):
+            value = getattr(self, field_name)
+            if not (_is_power_of_two(value) and low <= value <= high):
+                raise ConfigError(f"{field_name} must be a power of two from {low} to {high}, not {value}")
+        groups, rest = divmod(self.parameter_channels, self.lanes)
+        low = 2 * power_of_two_at_least(self.columns // self.lanes)
+        if rest or not (_is_power_of_two(groups) and low <= groups <= 4096):
+            raise ConfigError(
+                f"parameter_channels must be lanes ({self.lanes}) times a power of two from {low} to 4096, not {self.parameter_channels}"
+            )
+
+    @property
+    def word_bytes(self) -> int:
+        """Bytes an activation word takes in memory: ``rows`` rounded up to a power of two."""
+        return power_of_two_at_least(self.rows)
+
+    @property
+    def weight_word_bytes(self) -> int:
+        """Bytes a weight word takes in memory: ``columns`` rounded up to a power of two."""
+        return power_of_two_at_least(self.columns)
+
+    @property
+    def column_groups(self) -> int:
+        """Groups of ``lanes`` columns that the output stage takes one after the other."""
+        return self.columns // self.lanes
+
+    @property
+    def parameter_groups(self) -> int:
+        """Entries of the parameter memory, each for ``lanes`` channels."""
+        return self.parameter_channels // self.lanes
+
+    @property
+    def macs_per_cycle(self) -> int:
+        """Multiply-accumulates that the array does in a cycle."""
+        return self.rows * self.columns
+
+    @property
+    def digest(self) -> int:
+        """64-bit digest of everything that a program depends on."""
+        body = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
+        return int.from_bytes(hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()[:8], "little")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as a plain dictionary."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any], *, origin: str) -> EngineConfig:
+        """Build a configuration from a mapping; ``base = "small"`` takes missing fields from a preset.
+
+        Raises :class:`ConfigError` naming ``origin`` for unknown, missing or bad fields.
+        """
+        values = dict(values)
+        known = [f.name for f in fields(EngineConfig)]
+        base = values.pop("base", None)
+        for key in values:
+            if key not in known:
+                raise ConfigError(f"{origin}: unknown field {key!r}; the fields are {', '.join(known)} and base")
+        if base is not None and base not in PRESETS:
+            raise ConfigError(f"{origin}: base must be one of {', '.join(PRESETS)}, not {base!r}")
+        if base is None:
+            required = [f.name for f in fields(EngineConfig) if f.default is dataclasses.MISSING and f.name != "name"]
+            missing = [key for key in required if key not in values]
+            if missing:
+                raise ConfigError(f"{origin}: missing {', '.join(missing)} (or name a preset to start from with base)")
+        values.setdefault("name", origin)
+        try:
+            return replace(PRESETS[base], **values) if base is not None else EngineConfig(**values)
+        except ConfigError as error:
+            raise ConfigError(f"{origin}: {error}") from None
+
+
+_ARTICLES = {str: "a string", int: "an integer", bool: "true or false"}
+
+_BASE = EngineConfig(
+    name="base",
+    rows=8,
+    columns=8,
+    bus_bytes=8,
+    lanes=4,
+    scratchpad_words=8192,
+    weight_words=2048,
+    accumulator_words=512,
+    parameter_channels=512,
+)
+
+#: Named configurations, smallest first.
+PRESETS: dict[str, EngineConfig] = {
+    "tiny": replace(
+        _BASE,
+        name="tiny",
+        rows=2,
+        columns=2,
+        bus_bytes=2,
+        lanes=1,
+        scratchpad_words=1024,
+        weight_words=256,
+        accumulator_words=64,
+        parameter_channels=64,
+    ),
+    "small": replace(
+        _BASE,
+        name="small",
+        rows=4,
+        columns=4,
+        bus_bytes=4,
+        lanes=2,
+        scratchpad_words=4096,
+        weight_words=1024,
+        accumulator_words=256,
+        parameter_channels=128,
+    ),
+    "base": _BASE,
+    "large": replace(
+        _BASE,
+        name="large",
+        rows=16,
+        columns=16,
+        bus_bytes=16,
+        lanes=8,
+        scratchpad_words=16384,
+        weight_words=4096,
+        accumulator_words=1024,
+        parameter_channels=1024,
+    ),
+}
+
+
+def load_config(name_or_path: str) -> EngineConfig:
+    """Return the preset called ``name_or_path``, or the configuration in that TOML file.
+
+    Raises :class:`ConfigError` in one sentence when it is neither or holds a bad value.
+    """
+    if name_or_path in PRESETS:
+        return PRESETS[name_or_path]
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        raise ConfigError(f"no configuration is called {name_or_path!r}; use one of {', '.join(PRESETS)}, or a .toml file")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from None
+    return EngineConfig.from_dict(values, origin=str(path))

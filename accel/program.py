@@ -1,0 +1,178 @@
+"""A compiled network: the memory image that the engine runs, and what the host must know to feed and read it.
+
+Memory layout of a map: planes of ``channels_per_word`` channels, ``(planes, height, width, element_bytes)``; the last plane's missing
+channels are there but mean nothing. A map of few channels is stored with a small element (a power of two), so that no bus beat is wasted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from accel.config import EngineConfig
+from accel.errors import SystolithError
+from accel.graph import Shape
+from accel.isa import INSTRUCTION_BYTES, Instruction, Opcode
+
+__all__ = ["Backend", "LayerInfo", "MemoryTiming", "Program", "ProgramError", "RunResult", "TensorBinding", "UnitCounters"]
+
+Int8Array = npt.NDArray[np.int8]
+Bytes = npt.NDArray[np.uint8]
+
+
+class ProgramError(SystolithError):
+    """Data that does not fit a program."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorBinding:
+    """Where a map lies in memory: byte ``address`` (from the program's base), ``planes = ceil(channels / channels_per_word)`` planes."""
+
+    name: str
+    shape: Shape
+    address: int
+    channels_per_word: int
+    element_bytes: int
+
+    @property
+    def planes(self) -> int:
+        """Planes of the map."""
+        return -(-self.shape[2] // self.channels_per_word)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the map takes."""
+        height, width, _ = self.shape
+        return self.planes * height * width * self.element_bytes
+
+    def pack(self, image: npt.ArrayLike) -> Bytes:
+        """Return an int8 map ``(height, width, channels)`` as it lies in memory: uint8 ``(nbytes,)``."""
+        image = np.asarray(image)
+        if image.shape != self.shape or image.dtype != np.int8:
+            raise ProgramError(f"{self.name}: must be int8 of shape {self.shape}, not {image.dtype} {image.shape}")
+        height, width, channels = self.shape
+        full = np.zeros((height, width, self.planes * self.channels_per_word), np.int8)
+        full[:, :, :channels] = image
+        packed = np.zeros((self.planes, height, width, self.element_bytes), np.int8)
+        packed[..., : self.channels_per_word] = full.reshape(height, width, self.planes, -1).transpose(2, 0, 1, 3)
+        return packed.reshape(-1).view(np.uint8)
+
+    def unpack(self, data: Bytes) -> Int8Array:
+        """Return the int8 map ``(height, width, channels)`` in ``nbytes`` bytes of memory."""
+        height, width, channels = self.shape
+        planes = np.ascontiguousarray(data).view(np.int8).reshape(self.planes, height, width, self.element_bytes)
+        full = planes[..., : self.channels_per_word].transpose(1, 2, 0, 3).reshape(height, width, -1)
+        return np.ascontiguousarray(full[:, :, :channels])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerInfo:
+    """One reported layer: instructions ``first_instruction`` to ``last_instruction`` (inclusive) of the program belong to it."""
+
+    name: str
+    op: str
+    macs: int
+    first_instruction: int
+    last_instruction: int
+    bytes_read: int
+    bytes_written: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A network compiled for one configuration.
+
+    ``image`` is what memory holds at first, from byte 0: the instructions, then parameters; the rest of ``memory_bytes`` is undefined.
+    """
+
+    network: str
+    config: EngineConfig
+    instructions: tuple[Instruction, ...]
+    image: Bytes
+    memory_bytes: int
+    input: TensorBinding
+    output: TensorBinding
+    layers: tuple[LayerInfo, ...]
+
+    def __post_init__(self) -> None:
+        ops = [instruction.opcode for instruction in self.instructions]
+        if len(ops) < 2 or ops[0] is not Opcode.BEGIN or ops[-1] is not Opcode.END:
+            raise ProgramError(f"{self.network}: a program begins with BEGIN and ends with END")
+        if self.image.nbytes < len(ops) * INSTRUCTION_BYTES or self.image.nbytes > self.memory_bytes:
+            raise ProgramError(f"{self.network}: an image of {self.image.nbytes} bytes does not fit {self.memory_bytes}")
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        return sum(layer.macs for layer in self.layers)
+
+    def memory(self, image: npt.ArrayLike) -> Bytes:
+        """Return the whole memory with one input map in place: uint8 ``(memory_bytes,)``."""
+        memory = np.zeros(self.memory_bytes, np.uint8)
+        memory[: self.image.nbytes] = self.image
+        memory[self.input.address : self.input.address + self.input.nbytes] = self.input.pack(image)
+        return memory
+
+    def result(self, memory: Bytes) -> Int8Array:
+        """Return the output map ``(height, width, channels)`` from memory after a run."""
+        return self.output.unpack(memory[self.output.address : self.output.address + self.output.nbytes])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryTiming:
+    """Behaviour of the memory model.
+
+    ``latency``: cycles from an accepted read address to its first beat, and from the last write beat to its response (at least 1).
+    ``interval``: cycles a beat, read and write alike (1 is full bandwidth).
+    ``stall_seed``: when given, every AXI channel is also stalled at random, in ``stall_percent`` of cycles, from this seed.
+    """
+
+    latency: int = 20
+    interval: int = 1
+    stall_seed: int | None = None
+    stall_percent: int = 30
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("latency", 1, 10_000), ("interval", 1, 1_000), ("stall_percent", 0, 90)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not low <= value <= high:
+                raise ProgramError(f"memory {name} must be from {low} to {high}, not {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitCounters:
+    """What one unit did, cycle by cycle: ``states[s]`` is the number of cycles in ``UnitState(s)``."""
+
+    states: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """Outcome of running a program on one or more images.
+
+    ``outputs`` int8 ``(images, height, width, channels)``. ``cycles``: for each image, from start to done; None for backends without time.
+    ``retired``: for each image, the cycle in which each instruction finished (int64, instruction order, BEGIN and END included as 0 and ``cycles``).
+    ``counters``: for each image, the units ``load``, ``execute``, ``store``.
+    ``seconds``: wall-clock time spent simulating.
+    """
+
+    outputs: Int8Array
+    seconds: float
+    cycles: tuple[int, ...] | None = None
+    retired: tuple[npt.NDArray[np.int64], ...] | None = None
+    counters: tuple[dict[str, UnitCounters], ...] | None = None
+
+
+class Backend(Protocol):
+    """Something that runs programs."""
+
+    name: str
+    cycle_accurate: bool
+
+    def run(self, program: Program, images: Sequence[npt.ArrayLike], **options: Any) -> RunResult:
+        """Run one image after the other and return the outputs."""
+        ...
