@@ -1,0 +1,180 @@
+"""The accumulators: where the array's sums and the bypassed bytes are added up."""
+
+from __future__ import annotations
+
+from amaranth import *
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from accel.isa import Operation
+
+__all__ = ["READ_LATENCY", "REVISIT", "Accumulators", "control_layout", "drain_layout"]
+
+#: Cycles that must pass between two accumulations into one word: read, register, add, write.
+REVISIT = 4
+
+#: Cycles from ``i_drain`` to ``o_lanes``.
+READ_LATENCY = 3
+
+
+def control_layout(shifts: int) -> data.StructLayout:
+    """Return what goes with a pixel: where its results are added, and how.
+
+    ``shift`` selects the rows that bypass the array: column c takes row ``c + shift * columns``. ``last`` marks an instruction's last pixel.
+    """
+    return data.StructLayout(
+        {"valid": 1, "last": 1, "overwrite": 1, "operation": Operation, "shift": range(shifts), "address": 16}
+    )
+
+
+def drain_layout(groups: int) -> data.StructLayout:
+    """Return a read by the output stage: a word, and the group of columns wanted of it."""
+    return data.StructLayout({"address": 16, "group": range(groups)})
+
+
+class Accumulators(wiring.Component):
+    """``columns`` banks of 32-bit sums in two halves; column c works one cycle after column c-1.
+
+    ``i_control`` comes together with the scratchpad's ``i_pixel``; it waits here for its results to come through the array (or past it).
+    A word may be accumulated again ``REVISIT`` cycles later. While one half is being accumulated the other is free to be drained.
+    ``o_done`` is high for one cycle when the last pixel of an instruction is in memory.
+
+    Parameters
+    ----------
+    rows, columns
+        Size of the array.
+    depth
+        Words in each half: a power of two. The half is the address bit above.
+    lanes
+        Columns read together by the output stage.
+    width
+        Bits of the array's sums.
+
+    Members
+    -------
+    i_control
+        What to do with the pixel.
+    i_sums
+        From the array, for each column.
+    i_bytes
+        From the scratchpad, for each row.
+    i_drain
+        Read of the output stage, from a half that is not being accumulated.
+    o_lanes
+        What it read, ``READ_LATENCY`` cycles later.
+    o_done
+        An instruction has finished.
+    """
+
+    def __init__(self, *, rows: int, columns: int, depth: int, lanes: int, width: int) -> None:
+        self.rows = rows
+        self.columns = columns
+        self.depth = depth
+        self.lanes = lanes
+        self.width = width
+        self.shifts = -(-rows // columns)
+        super().__init__(
+            {
+                "i_control": In(control_layout(self.shifts)),
+                "i_sums": In(data.ArrayLayout(signed(width), columns)),
+                "i_bytes": In(data.ArrayLayout(signed(8), rows)),
+                "i_drain": In(drain_layout(columns // lanes)),
+                "o_lanes": Out(data.ArrayLayout(signed(32), lanes)),
+                "o_done": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        bits = (self.depth - 1).bit_length()
+        layout = control_layout(self.shifts)
+
+        # A sum comes out of column 0 rows + 6 cycles after the pixel was given and is added by the third stage below; a byte that bypasses
+        # the array comes out 5 cycles after, and one more for each row above its own.
+        line = [self.i_control]
+        for n in range(self.rows + 3):
+            stage = Signal(layout, name=f"waiting_{n}")
+            m.d.sync += stage.eq(line[-1])
+            line.append(stage)
+        arrivals = [(line[-1], line[-1].operation == Operation.ARRAY)]
+        for shift in range(self.shifts):
+            stage = line[2 + shift * self.columns]
+            arrivals.append((stage, (stage.operation != Operation.ARRAY) & (stage.shift == shift)))
+
+        control = Signal(layout, name="control_0")
+        m.d.sync += control.valid.eq(0)
+        for stage, arrived in arrivals:
+            with m.If(stage.valid & arrived):
+                m.d.sync += control.eq(stage)
+
+        drained = [[Signal(32, name=f"drained_{h}_{c}", reset_less=True) for c in range(self.columns)] for h in range(2)]
+        for c in range(self.columns):
+            read_stage = Signal(layout, name=f"read_{c}")
+            add_stage = Signal(layout, name=f"add_{c}")
+            write_stage = Signal(layout, name=f"write_{c}")
+            m.d.sync += [read_stage.eq(control), add_stage.eq(read_stage), write_stage.eq(add_stage)]
+
+            byte = Signal(signed(8), name=f"byte_{c}")
+            m.d.comb += byte.eq(self.i_bytes[c] if c < self.rows else 0)
+            for shift in range(1, self.shifts):
+                row = c + shift * self.columns
+                with m.If(read_stage.shift == shift):
+                    m.d.comb += byte.eq(self.i_bytes[row] if row < self.rows else 0)
+            bypass = Signal(signed(17), name=f"bypass_{c}", reset_less=True)
+            with m.Switch(read_stage.operation):
+                with m.Case(Operation.LOW):
+                    m.d.sync += bypass.eq(byte.as_unsigned())
+                with m.Case(Operation.HIGH):
+                    m.d.sync += bypass.eq(byte.as_unsigned() << 8)
+                with m.Default():
+                    m.d.sync += bypass.eq(byte)
+
+            total = Signal(signed(32), name=f"total_{c}", reset_less=True)
+            for half in range(2):
+                bank = memory.Memory(shape=32, depth=self.depth, init=[])
+                m.submodules[f"half_{half}_bank_{c}"] = bank
+                read = bank.read_port()
+                write = bank.write_port()
+                chosen = control.valid & (control.address[bits] == half)
+                m.d.comb += [
+                    read.en.eq(1),
+                    read.addr.eq(Mux(chosen, control.address[:bits], self.i_drain.address[:bits])),
+                    write.en.eq(write_stage.valid & (write_stage.address[bits] == half)),
+                    write.addr.eq(write_stage.address[:bits]),
+                    write.data.eq(total),
+                ]
+                m.d.sync += drained[half][c].eq(read.data)
+
+            value = Signal(signed(32), name=f"value_{c}")
+            old = Signal(signed(32), name=f"old_{c}")
+            m.d.comb += [
+                value.eq(Mux(add_stage.operation == Operation.ARRAY, self.i_sums[c], bypass)),
+                old.eq(Mux(add_stage.address[bits], drained[1][c], drained[0][c])),
+            ]
+            with m.If(add_stage.overwrite):
+                m.d.sync += total.eq(value)
+            with m.Elif(add_stage.operation == Operation.MAX):
+                m.d.sync += total.eq(Mux(value > old, value, old))
+            with m.Else():
+                # sums wrap at 32 bits: that is the arithmetic contract
+                m.d.sync += total.eq((value + old)[:32].as_signed())
+
+            if c == self.columns - 1:
+                m.d.sync += self.o_done.eq(write_stage.valid & write_stage.last)
+            else:
+                following = Signal(layout, name=f"control_{c + 1}")
+                m.d.sync += following.eq(control)
+                control = following
+
+        wanted = [Signal.like(self.i_drain, name=f"wanted_{n}") for n in range(2)]
+        m.d.sync += [wanted[0].eq(self.i_drain), wanted[1].eq(wanted[0])]
+        for lane in range(self.lanes):
+            choices = data.ArrayLayout(32, self.columns // self.lanes)
+            halves = []
+            for half in range(2):
+                group_sums = Signal(choices, name=f"lane_{lane}_half_{half}")
+                for group in range(self.columns // self.lanes):
+                    m.d.comb += group_sums[group].eq(drained[half][group * self.lanes + lane])
+                halves.append(group_sums[wanted[1].group])
+            m.d.sync += self.o_lanes[lane].eq(Mux(wanted[1].address[bits], halves[1], halves[0]))
+        return m

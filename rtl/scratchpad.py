@@ -1,0 +1,133 @@
+"""Banked activation memory with skewed addresses."""
+
+from __future__ import annotations
+
+from amaranth import *
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["Scratchpad", "pixel_layout", "scratchpad_write_layout", "tap_layout"]
+
+#: A pixel for all rows: ``offset`` is added to each row's tap; ``first`` is the first pixel of a pass, with which rows change to their next tap.
+pixel_layout = data.StructLayout({"first": 1, "offset": 16})
+
+#: One of the ``rows`` taps of the next pass, the last row's first; ``start`` with the first of them.
+tap_layout = data.StructLayout({"start": 1, "address": 16})
+
+
+def scratchpad_write_layout(rows: int) -> data.StructLayout:
+    """Return a write: a byte for each bank whose ``mask`` bit is set, all at one address."""
+    return data.StructLayout({"mask": rows, "address": 16, "data": data.ArrayLayout(8, rows)})
+
+
+class Scratchpad(wiring.Component):
+    """``rows`` byte-wide banks; row r reads bank r at ``offset + tap[r]``, one cycle after row r-1.
+
+    Row r's byte leaves ``4 + r`` cycles after its pixel was at ``i_pixel``, with ``o_swap`` telling the first of a pass.
+    The next pass's taps shift down the rows as weights do in the array; they must all have been given ``1`` cycle before the first pixel
+    of their pass, and may follow from the cycle in which the previous pass's first pixel is given.
+    A write is readable by a pixel given in the next cycle.
+
+    Parameters
+    ----------
+    rows
+        Banks.
+    depth
+        Words: a power of two.
+
+    Members
+    -------
+    i_pixel
+        Pixel, every cycle (unless ``first`` a value that is not a pixel does no harm).
+    i_tap
+        Tap of the next pass.
+    i_tap_valid
+        Whether it is one (``rows`` consecutive cycles from ``start`` on).
+    i_write
+        Write.
+    o_bytes
+        For each row.
+    o_swap
+        For each row.
+    o_shift
+        For each row: when the array's first column takes a shadow weight, ``4`` cycles after the row took its tap.
+    """
+
+    def __init__(self, *, rows: int, depth: int) -> None:
+        self.rows = rows
+        self.depth = depth
+        super().__init__(
+            {
+                "i_pixel": In(pixel_layout),
+                "i_tap": In(tap_layout),
+                "i_write": In(scratchpad_write_layout(rows)),
+                "o_bytes": Out(data.ArrayLayout(signed(8), rows)),
+                "o_swap": Out(rows),
+                "o_shift": Out(rows),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        address_bits = (self.depth - 1).bit_length()
+
+        offset_in: Value = self.i_pixel.offset
+        first_in: Value = self.i_pixel.first
+        start_in: Value = self.i_tap.start
+        tap_in: Value = self.i_tap.address
+        for r in range(self.rows):
+            # Each row controls its own shadow tap, so that nothing is broadcast: it takes rows - r taps, the first r cycles after row 0.
+            remaining = Signal(range(self.rows - r + 1), name=f"remaining_{r}")
+            take = Signal(name=f"take_{r}")
+            shadow = Signal(16, name=f"shadow_{r}", reset_less=True)
+            m.d.comb += take.eq(start_in | (remaining != 0))
+            with m.If(start_in):
+                m.d.sync += remaining.eq(self.rows - r - 1)
+            with m.Elif(remaining != 0):
+                m.d.sync += remaining.eq(remaining - 1)
+            with m.If(take):
+                m.d.sync += shadow.eq(tap_in)
+
+            tap = Signal(16, name=f"tap_{r}", reset_less=True)
+            offset = Signal(16, name=f"offset_{r}", reset_less=True)
+            first = Signal(name=f"first_{r}")
+            m.d.sync += [offset.eq(offset_in), first.eq(first_in)]
+            with m.If(first_in):
+                m.d.sync += tap.eq(shadow)
+
+            address = Signal(address_bits, name=f"address_{r}", reset_less=True)
+            m.d.sync += address.eq((offset + tap)[:address_bits])
+
+            bank = memory.Memory(shape=8, depth=self.depth, init=[])
+            m.submodules[f"bank_{r}"] = bank
+            read = bank.read_port()
+            write = bank.write_port()
+            byte = Signal(8, name=f"byte_{r}", reset_less=True)
+            m.d.comb += [
+                read.addr.eq(address),
+                read.en.eq(1),
+                write.addr.eq(self.i_write.address[:address_bits]),
+                write.data.eq(self.i_write.data[r]),
+                write.en.eq(self.i_write.mask[r]),
+                self.o_bytes[r].eq(byte),
+            ]
+            # a register behind the memory: block RAM outputs are slow
+            m.d.sync += byte.eq(read.data)
+
+            m.d.comb += [
+                self.o_swap[r].eq(_delayed(m, first, 3, f"swap_{r}")),
+                self.o_shift[r].eq(_delayed(m, take, 4, f"shift_{r}")),
+            ]
+
+            start = Signal(name=f"start_{r}")
+            m.d.sync += start.eq(start_in)
+            offset_in, first_in, start_in, tap_in = offset, first, start, shadow
+        return m
+
+
+def _delayed(m: Module, signal: Value, cycles: int, name: str) -> Value:
+    for n in range(cycles):
+        later = Signal.like(signal, name=f"{name}_{n}")
+        m.d.sync += later.eq(signal)
+        signal = later
+    return signal

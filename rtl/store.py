@@ -1,0 +1,458 @@
+"""The output stage: accumulators -> requantise -> table -> pool -> scratchpad and memory."""
+
+from __future__ import annotations
+
+from amaranth import *
+from amaranth.lib import data, fifo, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from accel.config import EngineConfig
+from accel.isa import Opcode, Source, UnitState
+from rtl.accumulators import READ_LATENCY, drain_layout
+from rtl.layouts import completed_layout, entry_layout, instruction_layout, is_ordered, loop_step
+from rtl.requantise import Requantiser, parameter_layout, recipe_layout
+from rtl.scratchpad import scratchpad_write_layout
+
+__all__ = ["RESULTS", "StoreUnit", "table_write_layout", "transfer_layout", "word_layout"]
+
+#: Finished groups that may wait for a port; at least the depth of the pipeline, so that it never limits by itself.
+RESULTS = 32
+
+
+def transfer_layout() -> data.StructLayout:
+    """Return what the write port must know of an instruction: rows of words in memory."""
+    return data.StructLayout({"address": 32, "stride_y": 24, "n_x": 12, "n_y": 12, "index": 24})
+
+
+def word_layout(word_bytes: int) -> data.StructLayout:
+    """Return one activation word on its way to memory; ``row_last`` ends a row, ``address`` is its low bits."""
+    return data.StructLayout({"data": 8 * word_bytes, "strobe": word_bytes, "row_last": 1, "address": 6})
+
+
+def table_write_layout(lanes: int) -> data.StructLayout:
+    """Return a write to the parameters of one lane, or to all lanes' copies of a table."""
+    return data.StructLayout(
+        {
+            "parameter": lanes,
+            "table": 1,
+            "pair": 1,
+            "address": 16,
+            "entry": parameter_layout,
+            "value": 32,
+        }
+    )
+
+
+class StoreUnit(wiring.Component):
+    """Run STORE instructions in order, one accumulator word and column group a cycle.
+
+    An instruction's first group is issued two cycles after the last of the one before, if it may start (and, when it writes to memory, once
+    the write port knows). Scratchpad writes give way to the load unit's.
+
+    Parameters
+    ----------
+    config
+        The engine's configuration.
+
+    Members
+    -------
+    i_entry
+        Queue of STOREs.
+    i_completed
+        Counters of finished instructions.
+    o_drain, i_lanes
+        The accumulators' read port.
+    i_table
+        Writes of the load unit to parameters and tables.
+    i_blocked
+        The scratchpad's write port is taken.
+    o_write
+        Scratchpad write; only while ``i_blocked`` is low.
+    o_transfer, o_word
+        Rows announced, and words delivered, to the memory write port.
+    o_retire
+        An instruction has written everything (or handed it to the memory write port).
+    o_state
+        What this cycle is spent on.
+    """
+
+    def __init__(self, *, config: EngineConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "i_entry": In(stream.Signature(entry_layout())),
+                "i_completed": In(completed_layout()),
+                "o_drain": Out(drain_layout(config.column_groups)),
+                "i_lanes": In(data.ArrayLayout(signed(32), config.lanes)),
+                "i_table": In(table_write_layout(config.lanes)),
+                "i_blocked": In(1),
+                "o_write": Out(scratchpad_write_layout(config.rows)),
+                "o_transfer": Out(stream.Signature(transfer_layout())),
+                "o_word": Out(stream.Signature(word_layout(config.word_bytes))),
+                "o_retire": Out(1),
+                "o_state": Out(UnitState),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        lanes = config.lanes
+        # groups of ``lanes`` bytes in a scratchpad word
+        word_groups = config.rows // lanes
+        group_shape = range(max(config.column_groups, word_groups) + 1)
+
+        # Where a result goes, and what it ends.
+        place = data.StructLayout(
+            {
+                "address": 16,
+                "group": group_shape,
+                "period_log2": 3,
+                "to_scratchpad": 1,
+                "to_memory": 1,
+                "word_last": 1,
+                "row_last": 1,
+                "last": 1,
+                "memory_low": 6,
+            }
+        )
+        # What travels down the pipeline with a group of sums.
+        tag = data.StructLayout(
+            {
+                "valid": 1,
+                "pair": 1,
+                "use_table": 1,
+                "pool_first": 1,
+                "pool_last": 1,
+                "slot": range(config.column_groups),
+                "recipe": recipe_layout,
+                "place": place,
+            }
+        )
+
+        # ---- issue: nested loops y, x, pool, group ----
+        entry = self.i_entry.payload
+        store = data.View(instruction_layout(Opcode.STORE), entry.word)
+        active = Signal()
+        announced = Signal()
+        ready = Signal()
+        m.d.comb += ready.eq(
+            self.i_entry.valid
+            & is_ordered(entry.orders.load, self.i_completed.load)
+            & is_ordered(entry.orders.execute, self.i_completed.execute)
+            & is_ordered(entry.orders.store, self.i_completed.store)
+        )
+        # The instruction stays at the head of the queue until its last group is issued.
+        count_y, count_x, count_pool, count_group = Signal(12), Signal(12), Signal(8), Signal(6)
+        address, row_address, memory_row = Signal(16), Signal(16), Signal(6)
+        accumulator = Signal(16)
+
+        credits = Signal(range(RESULTS + 1), init=RESULTS)
+        issue = Signal()
+        m.d.comb += issue.eq(active & (credits != 0) & (announced | ~store.to_memory))
+
+        begin = Signal()
+        m.d.comb += begin.eq(ready & ~active)
+        with m.If(begin):
+            m.d.sync += [
+                active.eq(1),
+                announced.eq(0),
+                accumulator.eq(store.accumulators),
+                address.eq(store.scratchpad),
+                row_address.eq(store.scratchpad),
+                memory_row.eq(store.memory_address[:6]),
+            ]
+
+        m.d.comb += [
+            self.o_transfer.payload.address.eq(store.memory_address),
+            self.o_transfer.payload.stride_y.eq(store.memory_stride_y),
+            self.o_transfer.payload.n_x.eq(store.n_x),
+            self.o_transfer.payload.n_y.eq(store.n_y),
+            self.o_transfer.payload.index.eq(entry.index),
+            self.o_transfer.valid.eq(active & store.to_memory & ~announced),
+        ]
+        with m.If(self.o_transfer.valid & self.o_transfer.ready):
+            m.d.sync += announced.eq(1)
+
+        (step_y, step_x, step_pool, _), done = loop_step(
+            m,
+            counts=[count_y, count_x, count_pool, count_group],
+            limits=[store.n_y, store.n_x, store.pool, store.groups],
+            advance=issue,
+        )
+        word_low = Signal(6)
+        m.d.comb += word_low.eq(memory_row + (count_x * config.word_bytes)[:6])
+        with m.If(issue):
+            with m.If(step_pool):
+                m.d.sync += accumulator.eq(accumulator + 1)
+            with m.If(step_y):
+                m.d.sync += [
+                    row_address.eq(row_address + store.scratchpad_stride_y),
+                    address.eq(row_address + store.scratchpad_stride_y),
+                    memory_row.eq(memory_row + store.memory_stride_y[:6]),
+                ]
+            with m.Elif(step_x):
+                m.d.sync += address.eq(address + 1)
+            with m.If(done):
+                m.d.sync += active.eq(0)
+                m.d.comb += self.i_entry.ready.eq(1)
+
+        first_tag = Signal(tag)
+        parameter_address = Signal(12)
+        m.d.sync += first_tag.valid.eq(issue)
+        with m.If(issue):
+            m.d.sync += [
+                self.o_drain.address.eq(accumulator),
+                self.o_drain.group.eq(store.first_group + count_group),
+                parameter_address.eq(store.parameters + count_group),
+                first_tag.pair.eq(store.source == Source.PAIR),
+                first_tag.use_table.eq(store.use_table),
+                first_tag.pool_first.eq(count_pool == 0),
+                first_tag.pool_last.eq(count_pool == store.pool - 1),
+                first_tag.slot.eq(count_group),
+                first_tag.recipe.rounding.eq(store.rounding),
+                first_tag.recipe.zero_point.eq(store.zero_point),
+                first_tag.recipe.minimum.eq(store.minimum),
+                first_tag.recipe.maximum.eq(store.maximum),
+                first_tag.place.address.eq(address),
+                first_tag.place.group.eq(_divide(store.byte_offset, lanes, config.rows) + count_group),
+                first_tag.place.period_log2.eq(store.period_log2),
+                first_tag.place.to_scratchpad.eq(store.to_scratchpad),
+                first_tag.place.to_memory.eq(store.to_memory),
+                first_tag.place.word_last.eq(step_pool),
+                first_tag.place.row_last.eq(count_x == store.n_x - 1),
+                first_tag.place.last.eq(done),
+                first_tag.place.memory_low.eq(word_low),
+            ]
+
+        # ---- pipeline ----
+        tags: list[data.View] = [first_tag]
+
+        def carry(cycles: int) -> data.View:
+            for _ in range(cycles):
+                later = Signal(tag, name=f"tag_{len(tags)}")
+                m.d.sync += later.eq(tags[-1])
+                tags.append(later)
+            return tags[-1]
+
+        carry(READ_LATENCY)
+        sums = [self.i_lanes[lane] for lane in range(lanes)]
+        if config.elementwise:
+            sums = self._pair_sums(m, sums, tags[-1])
+            carry(4)
+        # the parameters arrive with the sums: their memory takes two cycles
+        wanted = parameter_address
+        for n in range(READ_LATENCY + (4 if config.elementwise else 0) - 2):
+            later = Signal(12, name=f"parameter_address_{n}", reset_less=True)
+            m.d.sync += later.eq(wanted)
+            wanted = later
+        parameters = self._parameters(m, wanted)
+
+        entering = tags[-1]
+        values = []
+        for lane in range(lanes):
+            m.submodules[f"requantiser_{lane}"] = requantiser = Requantiser(multiplier=config.multiplier)
+            m.d.comb += [
+                requantiser.i_sum.eq(sums[lane]),
+                requantiser.i_parameter.eq(parameters[lane]),
+                requantiser.i_recipe.eq(entering.recipe),
+            ]
+            values.append(requantiser.o_byte)
+        carry(Requantiser.LATENCY)
+        if config.tables:
+            values = self._look_up(m, values, tags[-1])
+            carry(2)
+        else:
+            carry(0)
+
+        # pool: the largest so far, for each group
+        final = tags[-1]
+        best = [
+            Array(Signal(signed(8), name=f"best_{lane}_{slot}", reset_less=True) for slot in range(config.column_groups))
+            for lane in range(lanes)
+        ]
+        result = data.StructLayout({"place": place, "bytes": data.ArrayLayout(8, lanes)})
+        m.submodules.results = results = fifo.SyncFIFO(width=result.size, depth=RESULTS)
+        finished = Signal(result)
+        finished_valid = Signal()
+        m.d.sync += [finished_valid.eq(final.valid & final.pool_last), finished.place.eq(final.place)]
+        for lane in range(lanes):
+            largest = Signal(signed(8), name=f"largest_{lane}")
+            before = best[lane][final.slot]
+            m.d.comb += largest.eq(Mux(~final.pool_first & (before > values[lane]), before, values[lane]))
+            m.d.sync += finished.bytes[lane].eq(largest)
+            with m.If(final.valid):
+                m.d.sync += best[lane][final.slot].eq(largest)
+        m.d.comb += [results.w_data.eq(finished), results.w_en.eq(finished_valid)]
+
+        # ---- write ----
+        head = data.View(result, results.r_data)
+        word = Signal(word_layout(config.word_bytes))
+        word_next = Signal(word_layout(config.word_bytes))
+        hand_over = Signal()
+        word_valid = Signal()
+        fire = Signal()
+        m.d.comb += [
+            hand_over.eq(head.place.to_memory & head.place.word_last),
+            fire.eq(
+                results.r_rdy
+                & ~(head.place.to_scratchpad & self.i_blocked)
+                # a word that is waiting must have left before anything is added
+                & ~(head.place.to_memory & word_valid & ~self.o_word.ready)
+            ),
+            results.r_en.eq(fire),
+            self.o_word.valid.eq(word_valid),
+            self.o_word.payload.eq(word),
+        ]
+        # Results that the pool swallows give their credit back when they leave the pipeline.
+        swallowed = Signal()
+        m.d.sync += swallowed.eq(final.valid & ~final.pool_last)
+        m.d.sync += credits.eq(credits - issue + swallowed + fire)
+
+        # a waiting word has left, or nothing was waiting: start an empty one
+        kept = Signal(word_layout(config.word_bytes))
+        m.d.comb += kept.eq(word)
+        with m.If(word_valid):
+            m.d.comb += [kept.strobe.eq(0)]
+        m.d.comb += word_next.eq(kept)
+        for byte in range(config.rows):
+            with m.If(head.place.group == byte // lanes):
+                m.d.comb += [
+                    word_next.data.word_select(byte, 8).eq(head.bytes[byte % lanes]),
+                    word_next.strobe[byte].eq(1),
+                ]
+        m.d.comb += [
+            word_next.row_last.eq(head.place.row_last),
+            word_next.address.eq(head.place.memory_low),
+        ]
+        with m.If(fire & head.place.to_memory):
+            m.d.sync += [word.eq(word_next), word_valid.eq(hand_over)]
+        with m.Elif(self.o_word.ready):
+            m.d.sync += word_valid.eq(0)
+            with m.If(word_valid):
+                m.d.sync += word.strobe.eq(0)
+
+        m.d.comb += self.o_write.address.eq(head.place.address)
+        for bank in range(config.rows):
+            # with a period, bank r repeats byte r % period
+            group = Signal(group_shape, name=f"group_{bank}")
+            value = Signal(8, name=f"value_{bank}")
+            m.d.comb += [group.eq(bank // lanes), value.eq(head.bytes[bank % lanes])]
+            with m.Switch(head.place.period_log2):
+                for log2 in range((config.rows - 1).bit_length()):
+                    source = bank % (1 << log2)
+                    with m.Case(log2):
+                        m.d.comb += [group.eq(source // lanes), value.eq(head.bytes[source % lanes])]
+            m.d.comb += [
+                self.o_write.data[bank].eq(value),
+                self.o_write.mask[bank].eq(fire & head.place.to_scratchpad & (head.place.group == group)),
+            ]
+        m.d.sync += self.o_retire.eq(fire & head.place.last)
+
+        # ---- state ----
+        waiting_port = Signal()
+        m.d.comb += waiting_port.eq(results.r_rdy & ~fire)
+        m.d.comb += self.o_state.eq(UnitState.IDLE)
+        with m.If(issue):
+            m.d.comb += self.o_state.eq(UnitState.BUSY)
+        with m.Elif(active):
+            m.d.comb += self.o_state.eq(
+                Mux(waiting_port & head.place.to_memory & word_valid, UnitState.WAIT_MEMORY, UnitState.WAIT_PIPELINE)
+            )
+            with m.If(store.to_memory & ~announced):
+                m.d.comb += self.o_state.eq(UnitState.WAIT_MEMORY)
+        with m.Elif(self.i_entry.valid & ~is_ordered(entry.orders.execute, self.i_completed.execute)):
+            m.d.comb += self.o_state.eq(UnitState.WAIT_EXECUTE)
+        with m.Elif(self.i_entry.valid & ~is_ordered(entry.orders.load, self.i_completed.load)):
+            m.d.comb += self.o_state.eq(UnitState.WAIT_LOAD)
+        with m.Elif(self.i_entry.valid & ~is_ordered(entry.orders.store, self.i_completed.store)):
+            m.d.comb += self.o_state.eq(UnitState.WAIT_STORE)
+        with m.Elif(self.i_entry.valid | (credits != RESULTS)):
+            m.d.comb += self.o_state.eq(UnitState.WAIT_PIPELINE)
+        return m
+
+    def _parameters(self, m: Module, address: Value) -> list[data.View]:
+        """Read each lane's parameter, two cycles after its address."""
+        found = []
+        for lane in range(self.config.lanes):
+            bank = memory.Memory(shape=parameter_layout, depth=self.config.parameter_groups, init=[])
+            m.submodules[f"parameters_{lane}"] = bank
+            read = bank.read_port()
+            write = bank.write_port()
+            entry = Signal(parameter_layout, name=f"parameter_{lane}", reset_less=True)
+            m.d.comb += [
+                read.en.eq(1),
+                read.addr.eq(address[: len(read.addr)]),
+                write.en.eq(self.i_table.parameter[lane]),
+                write.addr.eq(self.i_table.address[: len(write.addr)]),
+                write.data.eq(self.i_table.entry),
+            ]
+            m.d.sync += entry.eq(read.data)
+            found.append(entry)
+        return found
+
+    def _pair_sums(self, m: Module, sums: list[Value], tag: data.View) -> list[Value]:
+        """Replace a sum by the two operands' table entries where the tag says so, four cycles later."""
+        chosen = [tag.pair]
+        for n in range(3):
+            later = Signal(name=f"pair_{n}")
+            m.d.sync += later.eq(chosen[-1])
+            chosen.append(later)
+        outcome: list[Value] = []
+        for lane, total in enumerate(sums):
+            bank = memory.Memory(shape=signed(32), depth=512, init=[])
+            m.submodules[f"pairs_{lane}"] = bank
+            write = bank.write_port()
+            m.d.comb += [
+                write.en.eq(self.i_table.pair),
+                write.addr.eq(self.i_table.address[:9]),
+                write.data.eq(self.i_table.value.as_signed()),
+            ]
+            operands = []
+            for which in range(2):
+                read = bank.read_port()
+                index = Signal(9, name=f"index_{lane}_{which}", reset_less=True)
+                operand = Signal(signed(32), name=f"operand_{lane}_{which}", reset_less=True)
+                m.d.sync += [index.eq(Cat(total[8 * which : 8 * which + 8], which)), operand.eq(read.data)]
+                m.d.comb += [read.en.eq(1), read.addr.eq(index)]
+                operands.append(operand)
+            waiting: Value = total
+            for n in range(3):
+                later = Signal(signed(32), name=f"sum_{lane}_{n}", reset_less=True)
+                m.d.sync += later.eq(waiting)
+                waiting = later
+            out = Signal(signed(32), name=f"operand_sum_{lane}", reset_less=True)
+            m.d.sync += out.eq(Mux(chosen[3], (operands[0] + operands[1])[:32].as_signed(), waiting))
+            outcome.append(out)
+        return outcome
+
+    def _look_up(self, m: Module, values: list[Value], tag: data.View) -> list[Value]:
+        """Pass each byte through the activation table where the tag says so, two cycles later."""
+        chosen = Signal(2, name="table_chosen")
+        m.d.sync += chosen.eq(Cat(tag.use_table, chosen[0]))
+        outcome: list[Value] = []
+        for lane, value in enumerate(values):
+            bank = memory.Memory(shape=signed(8), depth=256, init=[])
+            m.submodules[f"table_{lane}"] = bank
+            read = bank.read_port()
+            write = bank.write_port()
+            m.d.comb += [
+                read.en.eq(1),
+                read.addr.eq(value.as_unsigned()),
+                write.en.eq(self.i_table.table),
+                write.addr.eq(self.i_table.address[:8]),
+                write.data.eq(self.i_table.value[:8].as_signed()),
+            ]
+            plain = Signal(signed(8), name=f"plain_{lane}", reset_less=True)
+            out = Signal(signed(8), name=f"out_{lane}", reset_less=True)
+            m.d.sync += [plain.eq(value), out.eq(Mux(chosen[0], read.data, plain))]
+            outcome.append(out)
+        return outcome
+
+
+def _divide(value: Value, divisor: int, limit: int) -> Value:
+    """Return ``value // divisor`` for a value below ``limit``, without a divider."""
+    if divisor & (divisor - 1) == 0:
+        return value >> (divisor.bit_length() - 1)
+    table = Array(Const(n // divisor, 6) for n in range(limit))
+    return table[value]

@@ -1,0 +1,313 @@
+"""Random instructions, straight from the instruction set: the engine does to every byte of memory what the emulator does.
+
+No compiler takes part, so fields are exercised that it never combines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from accel import isa
+from accel.config import PRESETS, EngineConfig
+from accel.isa import Instruction, Opcode, Operation, Source, Target
+from accel.numerics import Rounding, shift_stages
+from accel.program import LayerInfo, MemoryTiming, Program, TensorBinding
+from sim.backends import get_backend
+
+CONFIGS = {
+    "tiny": PRESETS["tiny"],
+    "small": PRESETS["small"],
+    "tall": replace(PRESETS["small"], name="tall", rows=8, columns=2, lanes=1),
+    "wide": replace(PRESETS["small"], name="wide", rows=3, columns=6, lanes=3, bus_bytes=16, parameter_channels=96),
+}
+
+#: Orders that make an instruction wait for everything before it.
+STRICT = {"after_load": 0, "after_execute": 0, "after_store": 0}
+
+
+class Assembler:
+    """Draws a program of random but meaningful instructions for a configuration."""
+
+    def __init__(self, config: EngineConfig, seed: int) -> None:
+        self.config = config
+        self.rng = np.random.default_rng(seed)
+        self.instructions: list[Instruction] = [
+            Instruction(Opcode.BEGIN, {"magic": isa.MAGIC, "isa_version": isa.ISA_VERSION, "digest": config.digest})
+        ]
+        self.data: list[tuple[int, bytes]] = []
+        self.free = 1 << 14
+        # what each accumulator half holds: pixels, and columns (a byte that bypasses the array exists only for as many as there are rows)
+        self.valid_sums = [0, 0]
+        self.valid_groups = [0, 0]
+
+    def number(self, low: int, high: int) -> int:
+        """Draw from ``low`` to ``high``, both included."""
+        return int(self.rng.integers(low, high + 1))
+
+    def place(self, content: bytes, align: int = 64) -> int:
+        """Put bytes into memory and return their address."""
+        address = -(-self.free // align) * align
+        self.data.append((address, content))
+        self.free = address + len(content)
+        return address
+
+    def load(self, target: Target, **values: int) -> None:
+        """Append a LOAD."""
+        full = {"n_x": 1, "n_y": 1, "n_z": 1} | values
+        self.instructions.append(Instruction(Opcode.LOAD, STRICT | {"target": target} | full))
+
+    def fill_everything(self) -> None:
+        """Give every on-chip memory known contents."""
+        config, rng = self.config, self.rng
+        words = config.scratchpad_words
+        content = rng.integers(0, 256, words * config.word_bytes, dtype=np.uint8).tobytes()
+        log2 = config.word_bytes.bit_length() - 1
+        self.load(
+            Target.ACTIVATIONS, memory_address=self.place(content), element_log2=log2, period_log2=log2, n_x=words
+        )
+        content = rng.integers(0, 256, config.weight_words * config.weight_word_bytes, dtype=np.uint8).tobytes()
+        self.load(
+            Target.WEIGHTS,
+            memory_address=self.place(content),
+            element_log2=config.weight_word_bytes.bit_length() - 1,
+            n_x=config.weight_words,
+        )
+        self.rounding = Rounding(self.number(0, 2))
+        parameters = b"".join(self.parameter() for _ in range(config.parameter_channels))
+        self.load(Target.PARAMETERS, memory_address=self.place(parameters), element_log2=4, n_x=config.parameter_channels)
+        if config.tables:
+            self.load(Target.TABLE, memory_address=self.place(rng.bytes(256)), n_x=256)
+        if config.elementwise:
+            self.load(Target.PAIR_TABLE, memory_address=self.place(rng.bytes(2048)), element_log2=2, n_x=512)
+
+    def parameter(self) -> bytes:
+        """Draw one channel's parameters, mostly such that the result is not just the clamp."""
+        shift = self.number(-14, -4) if self.number(0, 9) else self.number(-31, 30)
+        first, second = shift_stages(shift, self.rounding)
+        word = 0
+        values = {
+            "bias": self.number(-5000, 5000),
+            "multiplier": self.number(1 << 30, (1 << 31) - 1),
+            "first_shift": first,
+            "second_shift": second,
+        }
+        for f in isa.PARAMETER:
+            word |= (values.get(f.name, 0) & ((1 << f.width) - 1)) << f.offset
+        return word.to_bytes(isa.PARAMETER_BYTES, "little")
+
+    def random_load(self) -> None:
+        """Append a LOAD of a small block, narrow or full, strided in memory and on chip."""
+        config = self.config
+        if not self.number(0, 3):
+            self.load(
+                Target.FILL,
+                fill_value=self.number(0, 255),
+                local_address=self.number(0, 99),
+                n_x=self.number(1, 5),
+                n_y=self.number(1, 3),
+                n_z=self.number(1, 3),
+                local_stride_y=self.number(0, 20),
+                local_stride_z=self.number(0, 90),
+            )
+            return
+        top = config.word_bytes.bit_length() - 1
+        log2 = self.number(0, top)
+        period = self.number(0, log2)
+        element = 1 << log2
+        n_x, n_y, n_z = self.number(1, 40), self.number(1, 4), self.number(1, 3)
+        stride_y = (n_x + self.number(0, 5)) * element
+        stride_z = (stride_y * n_y // element + self.number(0, 5)) * element
+        address = self.place(self.rng.bytes(stride_z * n_z + 64), align=element)
+        self.load(
+            Target.ACTIVATIONS,
+            memory_address=address,
+            element_log2=log2,
+            period_log2=period,
+            n_x=n_x,
+            n_y=n_y,
+            n_z=n_z,
+            memory_stride_y=stride_y,
+            memory_stride_z=stride_z,
+            local_address=self.number(0, 60),
+            local_stride_y=self.number(1, 60),
+            local_stride_z=self.number(1, 120),
+        )
+
+    def random_execute(self) -> None:
+        """Append an EXECUTE onto a random half."""
+        config = self.config
+        half = self.number(0, 1)
+        while True:
+            counts = {f"n_{name}": self.number(1, top) for name, top in (("py", 4), ("px", 6), ("wy", 2), ("wx", 3))}
+            pixels = int(np.prod(list(counts.values())))
+            if pixels <= config.accumulator_words:
+                break
+        operation = Operation.ARRAY if self.number(0, 2) else Operation(self.number(1, 4))
+        taps = {"n_block": self.number(1, 3), "n_ky": self.number(1, 3), "n_kx": self.number(1, 3)}
+        tap_rows = config.rows
+        row_offset = 0
+        if operation is Operation.ARRAY:
+            tap_rows = int(self.rng.choice([n for n in range(1, config.rows + 1) if config.rows % n == 0]))
+        else:
+            row_offset = config.columns * self.number(0, -(-config.rows // config.columns) - 1)
+        passes = -(-int(np.prod(list(taps.values()))) // (config.rows // tap_rows))
+        # the furthest pixel and tap must lie in the scratchpad
+        strides = {f"stride_{name}": self.number(0, 12) for name in ("py", "px", "wy", "wx", "block", "ky", "kx")}
+        start = int(config.accumulator_words) * half
+        accumulate = int(self.valid_sums[half] >= pixels and self.number(0, 1))
+        self.instructions.append(
+            Instruction(
+                Opcode.EXECUTE,
+                STRICT
+                | counts
+                | taps
+                | strides
+                | {
+                    "operation": operation,
+                    "accumulate": accumulate,
+                    "tap_rows": tap_rows,
+                    "row_offset": row_offset,
+                    "activations": self.number(0, 200),
+                    "weights": self.number(0, config.weight_words - passes * config.rows),
+                    "accumulators": start,
+                },
+            )
+        )
+        columns = config.columns if operation is Operation.ARRAY else min(config.columns, config.rows - row_offset)
+        groups = columns // config.lanes
+        self.valid_groups[half] = min(groups, self.valid_groups[half]) if accumulate else groups
+        # an accumulation touches the first pixels only
+        self.valid_sums[half] = max(pixels, self.valid_sums[half] if accumulate else 0)
+
+    def random_store(self) -> None:
+        """Append a STORE of what a half holds."""
+        config = self.config
+        half = self.number(0, 1)
+        if not self.valid_sums[half]:
+            return
+        pool = self.number(1, min(4, self.valid_sums[half]))
+        n_x = self.number(1, min(8, self.valid_sums[half] // pool))
+        n_y = self.number(1, min(3, self.valid_sums[half] // pool // n_x))
+        word_groups = config.rows // config.lanes
+        groups = self.number(1, min(word_groups, self.valid_groups[half]))
+        minimum = self.number(-128, 0)
+        values = {
+            "source": Source.PAIR if config.elementwise and not self.number(0, 3) else Source.SUM,
+            "rounding": self.rounding,
+            "use_table": int(config.tables and not self.number(0, 3)),
+            "period_log2": 7,
+            "byte_offset": self.number(0, word_groups - groups) * config.lanes,
+            "minimum": minimum,
+            "maximum": self.number(minimum, 127),
+            "zero_point": self.number(-128, 127),
+            "pool": pool,
+            "accumulators": config.accumulator_words * half,
+            "parameters": self.number(0, config.parameter_groups - groups),
+            "first_group": self.number(0, self.valid_groups[half] - groups),
+            "groups": groups,
+            "n_x": n_x,
+            "n_y": n_y,
+            "to_scratchpad": self.number(0, 1),
+            "scratchpad": self.number(0, 300),
+            "scratchpad_stride_y": self.number(0, 50),
+        }
+        periods = [p for p in range(config.rows.bit_length() - 1) if groups * config.lanes <= 1 << p]
+        if periods and self.number(0, 1):
+            values |= {"period_log2": int(self.rng.choice(periods)), "byte_offset": 0, "to_scratchpad": 1}
+        if not values["to_scratchpad"] or self.number(0, 1):
+            values |= {"to_memory": 1, "memory_stride_y": (n_x + self.number(0, 3)) * config.word_bytes}
+            size = values["memory_stride_y"] * n_y
+            values["memory_address"] = self.place(self.rng.bytes(size), align=config.word_bytes)
+        self.instructions.append(Instruction(Opcode.STORE, STRICT | values))
+
+    def program(self, length: int) -> Program:
+        """Return a program of ``length`` random instructions whose output is all of memory behind the instructions."""
+        self.fill_everything()
+        while len(self.instructions) < length:
+            (self.random_load, self.random_execute, self.random_store)[self.number(0, 2)]()
+        # what the scratchpad holds at the end shows through the array-less path
+        for start in range(0, min(512, self.config.scratchpad_words), self.config.accumulator_words):
+            self.dump(start)
+        self.instructions.append(Instruction(Opcode.END))
+        config = self.config
+        size = -(-self.free // 4096) * 4096 + 4096
+        image = np.zeros(size, np.uint8)
+        code = b"".join(instruction.encode() for instruction in self.instructions)
+        assert len(code) <= 1 << 14
+        image[: len(code)] = np.frombuffer(code, np.uint8)
+        for address, content in self.data:
+            image[address : address + len(content)] = np.frombuffer(content, np.uint8)
+        words = (size - (1 << 14)) // config.word_bytes
+        shape = (words, 1, config.word_bytes)
+        binding = {"channels_per_word": config.word_bytes, "element_bytes": config.word_bytes}
+        return Program(
+            network="random instructions",
+            config=config,
+            instructions=tuple(self.instructions),
+            image=image,
+            memory_bytes=size,
+            input=TensorBinding(name="none", shape=(1, 1, 1), address=size - 1, channels_per_word=1, element_bytes=1),
+            output=TensorBinding(name="memory", shape=shape, address=1 << 14, **binding),
+            layers=(
+                LayerInfo(
+                    name="all",
+                    op="all",
+                    macs=0,
+                    first_instruction=0,
+                    last_instruction=len(self.instructions) - 1,
+                    bytes_read=0,
+                    bytes_written=0,
+                ),
+            ),
+        )
+
+    def dump(self, start: int) -> None:
+        """Write a stretch of the scratchpad to memory, as many banks as there are columns."""
+        config = self.config
+        count = min(config.accumulator_words, config.scratchpad_words - start)
+        lanes = min(config.rows, config.columns)
+        zero = self.place(b"\0" * (config.parameter_channels * isa.PARAMETER_BYTES))
+        identity = (1 << 30 << 32 | 30 << 64).to_bytes(16, "little") * config.parameter_channels
+        self.data[-1] = (zero, identity)
+        self.load(Target.PARAMETERS, memory_address=zero, element_log2=4, n_x=config.parameter_channels)
+        self.instructions.append(
+            Instruction(
+                Opcode.EXECUTE,
+                STRICT
+                | {f"n_{name}": 1 for name in ("block", "ky", "kx", "py", "wy", "wx")}
+                | {"operation": Operation.SUM, "tap_rows": config.rows, "activations": start, "n_px": count, "stride_px": 1},
+            )
+        )
+        self.instructions.append(
+            Instruction(
+                Opcode.STORE,
+                STRICT
+                | {"rounding": Rounding.DOUBLE_AWAY, "minimum": -128, "maximum": 127, "pool": 1, "period_log2": 7}
+                | {"groups": lanes // config.lanes, "n_x": count, "n_y": 1, "to_memory": 1}
+                | {"memory_address": self.place(self.rng.bytes(count * config.word_bytes), align=config.word_bytes)},
+            )
+        )
+
+
+def run_both(backend: str, config: EngineConfig, seed: int, length: int, timing: MemoryTiming) -> None:
+    """Run one random program on the emulator and on a backend, and compare memory."""
+    program = Assembler(config, seed).program(length)
+    image = np.zeros((1, 1, 1), np.int8)
+    expected = get_backend("emulator").run(program, [image])
+    got = get_backend(backend).run(program, [image], timing=timing)
+    wrong = np.argwhere(expected.outputs != got.outputs)
+    assert not len(wrong), f"seed {seed} on {config.name}: {len(wrong)} bytes differ, first {wrong[0]}"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("seed", range(12))
+def test_random_instructions_verilator(name: str, seed: int) -> None:
+    timing = MemoryTiming(latency=1 + 7 * (seed % 4), interval=1 + seed % 2, stall_seed=seed if seed % 3 == 0 else None)
+    run_both("verilator", CONFIGS[name], seed, 60, timing)
+
+
+def test_random_instructions_pysim() -> None:
+    run_both("pysim", CONFIGS["tiny"], 1, 30, MemoryTiming())
