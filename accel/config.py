@@ -161,7 +161,7 @@ class EngineConfig:
         for key in values:
             if key not in known:
                 raise ConfigError(f"{origin}: unknown field {key!r}; the fields are {', '.join(known)} and base")
-        if base is not None and base not in PRESETS:
+        if base is not None and base not in list(PRESETS):  # a list, because a TOML value may be unhashable
             raise ConfigError(f"{origin}: base must be one of {', '.join(PRESETS)}, not {base!r}")
         if base is None:
             required = [f.name for f in fields(EngineConfig) if f.default is dataclasses.MISSING and f.name != "name"]

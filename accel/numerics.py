@@ -103,13 +103,13 @@ def requantise(sums: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayL
         remainder = value & ((np.int64(1) << second) - 1)
         threshold = ((np.int64(1) << second) >> 1) - (second > 0) + (value < 0)
         # remainder > threshold, where threshold is (2**second - 1) >> 1 plus one for negative values
-        return (value >> second) + ((second > 0) & (remainder > threshold))
+        return np.asarray((value >> second) + ((second > 0) & (remainder > threshold)), dtype=np.int64)
     total = 31 - shift
     floor = product >> total
     remainder = product - (floor << total)
     half = np.int64(1) << (total - 1)
     if rounding is Rounding.SINGLE_UP:
-        return floor + (remainder >= half)
+        return np.asarray(floor + (remainder >= half), dtype=np.int64)
     if rounding is Rounding.HALF_EVEN:
-        return floor + ((remainder > half) | ((remainder == half) & ((floor & 1) == 1)))
+        return np.asarray(floor + ((remainder > half) | ((remainder == half) & ((floor & 1) == 1))), dtype=np.int64)
     raise NumericsError(f"rounding must be one of {', '.join(mode.name for mode in Rounding)}, not {rounding!r}")

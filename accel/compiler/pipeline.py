@@ -1,0 +1,114 @@
+"""The compiler: a straight list of passes."""
+
+from __future__ import annotations
+
+from accel.compiler.emit import Emitter
+from accel.compiler.frames import MemoryMap
+from accel.compiler.fuse import fuse
+from accel.compiler.lower import lower
+from accel.compiler.residency import Placement, place
+from accel.compiler.stages import Stage, plane_count
+from accel.compiler.tiling import choose_plan
+from accel.config import EngineConfig, power_of_two_at_least
+from accel.graph import Network, Tensor
+from accel.isa import Opcode, fields_of
+from accel.program import LayerInfo, Program, TensorBinding
+
+__all__ = ["compile_network"]
+
+_ROW_LIMIT = next(field.maximum for field in fields_of(Opcode.STORE) if field.name == "memory_stride_y")
+
+
+def compile_network(network: Network, config: EngineConfig) -> Program:
+    """Compile a network for an engine.
+
+    Raises :class:`~accel.compiler.CompileError`, naming the layer, for what the engine cannot run.
+    """
+    stages = fuse(network, config)
+    placement = place(network, stages, config)
+    emitter = Emitter(config)
+    maps = _allocate_maps(network, stages, placement, emitter)
+    plans = [
+        choose_plan(
+            stage,
+            config,
+            loaded=sum(placement.resident(name, index) is None for name in stage.inputs),
+            element_bytes=max((1 << maps[name].element_log2 for name in stage.inputs if name in maps), default=1),
+            gap=placement.gaps[index][1] - placement.gaps[index][0],
+        )
+        for index, stage in enumerate(stages)
+    ]
+    ranges = lower(stages, plans, placement, maps, emitter)
+    return _program(network, stages, maps, ranges, emitter)
+
+
+def _input_layout(tensor: Tensor, config: EngineConfig) -> tuple[int, int]:
+    """Return the channels of a word and the bytes of an element of the network's input: no wider than its channels need."""
+    channels = min(tensor.shape[2], config.rows)
+    return channels, power_of_two_at_least(channels)
+
+
+def _allocate_maps(network: Network, stages: list[Stage], placement: Placement, emitter: Emitter) -> dict[str, MemoryMap]:
+    """Give a place in memory to the input, the output, and every map that does not stay on chip."""
+    config = emitter.config
+    maps: dict[str, MemoryMap] = {}
+    shapes = {network.input.name: network.input.shape} | {stage.output: stage.shape for stage in stages}
+    for name, shape in shapes.items():
+        planes = plane_count(config, shape[2])
+        if name == network.input.name:
+            found = MemoryMap.planar(0, shape, planes, _input_layout(network.input, config)[1])
+        elif name == network.output:
+            found = MemoryMap.planar(emitter.map_bytes, shape, planes, config.word_bytes)
+        elif name in placement.in_memory:
+            found = MemoryMap.by_rows(emitter.map_bytes, shape, config)
+            if found.row_bytes > _ROW_LIMIT:
+                found = MemoryMap.planar(emitter.map_bytes, shape, planes, config.word_bytes)
+        else:
+            continue
+        emitter.reserve_map(found.size)
+        maps[name] = found
+    return maps
+
+
+def _program(
+    network: Network, stages: list[Stage], maps: dict[str, MemoryMap], ranges: list[tuple[int, int, int, int]], emitter: Emitter
+) -> Program:
+    config = emitter.config
+    instructions, image, map_base, memory_bytes = emitter.finish(network.name)
+    channels, element_bytes = _input_layout(network.input, config)
+    output = network.tensor(network.output)
+    layers = []
+    for index, (stage, (first, count, read, written)) in enumerate(zip(stages, ranges, strict=True)):
+        layers.append(
+            LayerInfo(
+                name=stage.name,
+                op=stage.op,
+                macs=stage.macs,
+                first_instruction=first if index else 0,
+                last_instruction=first + count - 1 if index < len(stages) - 1 else len(instructions) - 1,
+                bytes_read=read,
+                bytes_written=written,
+            )
+        )
+    return Program(
+        network=network.name,
+        config=config,
+        instructions=instructions,
+        image=image,
+        memory_bytes=memory_bytes,
+        input=TensorBinding(
+            name=network.input.name,
+            shape=network.input.shape,
+            address=map_base + maps[network.input.name].address,
+            channels_per_word=channels,
+            element_bytes=element_bytes,
+        ),
+        output=TensorBinding(
+            name=output.name,
+            shape=output.shape,
+            address=map_base + maps[network.output].address,
+            channels_per_word=config.rows,
+            element_bytes=config.word_bytes,
+        ),
+        layers=tuple(layers),
+    )

@@ -1,0 +1,170 @@
+"""What the compiler works on: stages, each one pass of the engine over a map.
+
+A stage is one or more fused operators. Whatever the operator, it is the same nest: for every output pixel and every unit (a group of at
+most ``columns`` output channels), accumulate over window taps and input planes, then finish in the output stage. Only the operation, the
+units and the parameters differ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from accel.config import EngineConfig
+from accel.graph import Shape, Window
+from accel.isa import Operation
+from accel.numerics import Rounding
+
+__all__ = ["Piece", "Region", "Stage", "Unit", "plane_count", "spans", "storage_period"]
+
+Int8Array = npt.NDArray[np.int8]
+Int32Array = npt.NDArray[np.int32]
+Bytes = npt.NDArray[np.uint8]
+
+
+def plane_count(config: EngineConfig, channels: int) -> int:
+    """Return the planes of ``rows`` channels that a map of ``channels`` takes."""
+    return -(-channels // config.rows)
+
+
+def storage_period(config: EngineConfig, channels: int) -> int:
+    """Return the channels after which a word repeats them: a power of two that divides ``rows``, or ``rows`` for maps that are not narrow."""
+    period = 1 << (channels - 1).bit_length()
+    return period if 2 * period <= config.rows and config.rows % period == 0 else config.rows
+
+
+def spans(first: int, last: int, step: int) -> Iterator[tuple[int, int]]:
+    """Cut ``[first, last)`` into the fewest pieces of at most ``step``, as equal as can be."""
+    count = -(-(last - first) // step)
+    for i in range(count):
+        yield first + (last - first) * i // count, first + (last - first) * (i + 1) // count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """The part of a unit's channels that lies in one output word: what one STORE finishes."""
+
+    first_group: int
+    groups: int
+    plane: int
+    byte_offset: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """Output channels ``first_channel`` on, computed side by side in the columns from input planes ``first_plane`` to ``last_plane - 1``.
+
+    ``row_offset`` is the row of the first channel in the operations that bypass the array.
+    """
+
+    first_channel: int
+    channels: int
+    first_plane: int
+    last_plane: int
+    row_offset: int = 0
+
+    def pieces(self, config: EngineConfig) -> tuple[Piece, ...]:
+        """Cut the unit's channels at the boundaries of output words. ``lanes`` divides rows and columns, so every cut is between groups."""
+        pieces = []
+        column = 0
+        while column < self.channels:
+            plane, byte = divmod(self.first_channel + column, config.rows)
+            count = min(config.rows - byte, self.channels - column)
+            pieces.append(Piece(first_group=column // config.lanes, groups=-(-count // config.lanes), plane=plane, byte_offset=byte))
+            column += count
+        return tuple(pieces)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Region:
+    """Output rows and columns that share parameters. ``parameters``: uint8 ``(channels, 16)``, or ``(columns, 16)`` when ``uniform``."""
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    parameters: Bytes
+    uniform: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stage:
+    """Fused operators, ready to be placed and tiled.
+
+    ``window`` slides over the input, giving ``pool[0] * pool[1]`` sums for each pixel of ``shape``, the output after the fused maximum.
+    ``weights``: int8 parts ``(out channels, height, width, in channels / groups)`` whose sum is the weights less their zero points; empty
+    for operations that bypass the array. ``fill`` is what the input reads as outside the map.
+    """
+
+    name: str
+    op: str
+    macs: int
+    operation: Operation
+    inputs: tuple[str, ...]
+    input_shape: Shape
+    output: str
+    shape: Shape
+    window: Window
+    pool: tuple[int, int]
+    fill: int
+    units: tuple[Unit, ...]
+    regions: tuple[Region, ...]
+    rounding: Rounding
+    zero_point: int
+    minimum: int
+    maximum: int
+    weights: tuple[Int8Array, ...] = ()
+    groups: int = 1
+    table: Bytes | None = None
+    pair_table: Bytes | None = None
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether two maps are added."""
+        return self.pair_table is not None
+
+    @property
+    def pool_words(self) -> int:
+        """Accumulator words for each output pixel."""
+        return math.prod(self.pool)
+
+    @property
+    def step(self) -> tuple[int, int]:
+        """Input rows and columns from one output pixel to the next."""
+        return self.pool[0] * self.window.stride[0], self.pool[1] * self.window.stride[1]
+
+    def reach(self, axis: int, first: int, last: int, taps: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Return the input rows (axis 0) or columns (axis 1) ``[low, high)`` that outputs ``[first, last)`` read at kernel positions ``taps``."""
+        low_tap, high_tap = taps or (0, self.window.kernel[axis])
+        stride, dilation, before = self.window.stride[axis], self.window.dilation[axis], self.window.padding[axis]
+        low = first * self.pool[axis] * stride + low_tap * dilation - before
+        high = (last * self.pool[axis] - 1) * stride + (high_tap - 1) * dilation - before + 1
+        return low, high
+
+    @cached_property
+    def borders(self) -> tuple[int, int, int, int]:
+        """Words around the input map (top, left, bottom, right) that are really read."""
+        sides = []
+        for axis in (0, 1):
+            low, high = self.reach(axis, 0, self.shape[axis])
+            sides.append((max(0, -low), max(0, high - self.input_shape[axis])))
+        return sides[0][0], sides[1][0], sides[0][1], sides[1][1]
+
+    def tap_rows(self, config: EngineConfig) -> int:
+        """Return the array rows that one tap takes."""
+        return storage_period(config, self.input_shape[2]) if self.operation is Operation.ARRAY else config.rows
+
+    def passes(self, config: EngineConfig, unit: Unit) -> int:
+        """Return the passes over the pixels that a unit takes."""
+        taps = math.prod(self.window.kernel)
+        if self.operation is Operation.ARRAY:
+            group = config.rows // self.tap_rows(config)
+            return len(self.weights) * -(-taps * (unit.last_plane - unit.first_plane) // group)
+        return taps * len(self.inputs)
+
+    def store_groups(self, config: EngineConfig, unit: Unit) -> int:
+        """Return the groups of lanes that the output stage takes for each accumulator word of a unit."""
+        return -(-unit.channels // config.lanes)

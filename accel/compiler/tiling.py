@@ -1,0 +1,141 @@
+"""Third pass: choose each stage's plan, by comparing the estimates of all that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from accel.compiler.cost import fits_weight_memory, stage_cycles, view_words
+from accel.compiler.errors import CompileError
+from accel.compiler.plan import Plan
+from accel.compiler.stages import Stage, spans
+from accel.config import EngineConfig
+
+__all__ = ["choose_plan", "tile_sizes"]
+
+MAX_COUNT = 1023
+"""Pixels that one loop of an EXECUTE counts."""
+
+
+def choose_plan(stage: Stage, config: EngineConfig, *, loaded: int, element_bytes: int, gap: int) -> Plan:
+    """Return the plan of least estimated cycles.
+
+    ``loaded``: inputs that come from memory, through ``gap`` words, in elements of ``element_bytes``. Raises :class:`CompileError` when not
+    even the smallest tile fits.
+    """
+    candidates = _resident_plans(stage, config) if not loaded else _loaded_plans(stage, config, loaded, gap)
+    best: tuple[float, Plan] | None = None
+    for plan in candidates:
+        planes = _band_planes(stage, plan.band_units)
+        cycles = stage_cycles(stage, config, plan, loaded=loaded, planes=planes, element_bytes=element_bytes, gap=gap)
+        if best is None or cycles < best[0]:
+            best = cycles, plan
+    if best is None:
+        raise CompileError(
+            f"{stage.name}: the input of one output pixel does not fit the {gap} scratchpad words that are free; "
+            f"{config.name} would need more than its {config.scratchpad_words} scratchpad_words"
+        )
+    return best[1]
+
+
+def _resident_plans(stage: Stage, config: EngineConfig) -> Iterator[Plan]:
+    height, width, _ = stage.shape
+    whole = _whole(stage, config)
+    for rows, columns in tile_sizes(stage, config, height, width):
+        yield replace(whole, tile_rows=rows, tile_columns=columns)
+
+
+def _whole(stage: Stage, config: EngineConfig) -> Plan:
+    """Return the plan of one band and one tile, to be cut down."""
+    height, width, _ = stage.shape
+    return Plan(
+        band_rows=height,
+        band_columns=width,
+        band_units=len(stage.units),
+        tile_rows=height,
+        tile_columns=width,
+        tile_units=1,
+        chunk_planes=max(unit.last_plane for unit in stage.units) - min(unit.first_plane for unit in stage.units),
+        chunk_ky=stage.window.kernel[0],
+        chunk_kx=stage.window.kernel[1],
+        units_outer=bool(stage.weights) and not fits_weight_memory(stage, config),
+    )
+
+
+def tile_sizes(stage: Stage, config: EngineConfig, height: int, width: int) -> Iterator[tuple[int, int]]:
+    """Return shapes of tiles that fit an accumulator half and cover a band in few, nearly equal pieces."""
+    depth = config.accumulator_words // stage.pool_words
+    fewest = -(-width // min(depth, MAX_COUNT))
+    for pieces in range(fewest, min(width, fewest + 3) + 1):
+        columns = -(-width // pieces)
+        most = min(height, depth // columns, MAX_COUNT)
+        yield -(-height // -(-height // most)), columns
+
+
+def _band_planes(stage: Stage, band_units: int) -> int:
+    """Return the input planes that a band of so many units needs, at most."""
+    units = stage.units
+    return max(units[last - 1].last_plane - units[first].first_plane for first, last in spans(0, len(units), band_units))
+
+
+def _fractions(size: int) -> list[int]:
+    """Return sizes of nearly equal parts, from the whole down to 1: all halvings and a few between."""
+    counts = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, *(1 << n for n in range(6, 13)), size}
+    return sorted({-(-size // count) for count in counts if count <= size}, reverse=True)
+
+
+def _loaded_plans(stage: Stage, config: EngineConfig, loaded: int, gap: int) -> Iterator[Plan]:
+    height, width, _ = stage.shape
+    whole = _whole(stage, config)
+    share = gap // loaded
+    found = False
+    for band_units in _fractions(len(stage.units)):
+        planes = _band_planes(stage, band_units)
+        for band_rows in _fractions(height):
+            for band_columns in _fractions(width):
+                plan = replace(whole, band_rows=band_rows, band_columns=band_columns, band_units=band_units)
+                if view_words(stage, plan, planes) > share:
+                    continue
+                found = True
+                for rows, columns in tile_sizes(stage, config, band_rows, band_columns):
+                    yield replace(plan, tile_rows=rows, tile_columns=columns)
+        if found and planes == _band_planes(stage, 1):
+            break
+    if not found or stage.operation.name == "ARRAY":
+        yield from _chunked_plans(stage, config, share)
+
+
+def _chunked_plans(stage: Stage, config: EngineConfig, share: int) -> Iterator[Plan]:
+    """Return plans in which a tile's input is loaded in parts, the accumulators holding the sums meanwhile."""
+    height, width, _ = stage.shape
+    whole = _whole(stage, config)
+    depth = config.accumulator_words // stage.pool_words
+    for rows in _fractions(min(height, depth, MAX_COUNT)):
+        for columns in _fractions(min(width, depth // rows, MAX_COUNT)):
+            for tile_units in _fractions(min(len(stage.units), depth // (rows * columns))):
+                plan = replace(
+                    whole,
+                    band_rows=rows,
+                    band_columns=columns,
+                    tile_rows=rows,
+                    tile_columns=columns,
+                    tile_units=tile_units,
+                    band_units=tile_units,
+                )
+                if (chunk := _chunk(stage, plan, _band_planes(stage, tile_units), share)) is not None:
+                    yield chunk
+
+
+def _chunk(stage: Stage, plan: Plan, planes: int, share: int) -> Plan | None:
+    """Cut planes, then kernel rows, then kernel columns, until two views fit the share (or at least one)."""
+    for budget in (share // 2, share):
+        plane = view_words(stage, replace(plan, chunk_planes=1), 1)
+        if plane <= budget:
+            return replace(plan, chunk_planes=min(planes, budget // plane))
+        kernel = stage.window.kernel
+        smaller = [replace(plan, chunk_planes=1, chunk_ky=count) for count in range(kernel[0] - 1, 0, -1)]
+        smaller += [replace(plan, chunk_planes=1, chunk_ky=1, chunk_kx=count) for count in range(kernel[1] - 1, 0, -1)]
+        for cut in smaller:
+            if view_words(stage, cut, 1) <= budget:
+                return cut
+    return None

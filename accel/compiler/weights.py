@@ -1,0 +1,91 @@
+"""Weights and parameters as the engine reads them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from accel.compiler.stages import Bytes, Int8Array, Stage, Unit
+from accel.config import EngineConfig
+from accel.graph import Conv2D
+from accel.isa import PARAMETER_BYTES
+from accel.numerics import INT8_MAX, INT8_MIN, Rounding, shift_stages, wrap_int32
+
+__all__ = ["Box", "fold_bias", "pack_parameters", "pack_table", "pack_weights", "unit_weights", "weight_parts"]
+
+#: Ranges of planes, kernel rows and kernel columns: ``((first, last), (first, last), (first, last))``, planes counted from the map's first.
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+def weight_parts(conv: Conv2D) -> tuple[Int8Array, ...]:
+    """Return int8 arrays that sum to the weights less their zero points: one, or up to three where the difference leaves 8 bits."""
+    rest = conv.weights.astype(np.int16) - conv.weight_zero_point.astype(np.int16)[:, None, None, None]
+    parts: list[Int8Array] = []
+    while not parts or rest.any():
+        part = np.clip(rest, INT8_MIN, INT8_MAX).astype(np.int8)
+        parts.append(part)
+        rest = rest - part
+    return tuple(parts)
+
+
+def fold_bias(conv: Conv2D, input_zero_point: int) -> npt.NDArray[np.int64]:
+    """Return the bias that makes sums over raw bytes equal sums over bytes less the input's zero point."""
+    totals = conv.weights.sum(axis=(1, 2, 3), dtype=np.int64)
+    totals = totals - conv.weight_zero_point.astype(np.int64) * conv.weights[0].size
+    return wrap_int32(conv.bias.astype(np.int64) - input_zero_point * totals)
+
+
+def pack_parameters(
+    bias: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike, rounding: Rounding, channels: int, lanes: int
+) -> Bytes:
+    """Return parameter entries, uint8 ``(channels rounded up to lanes, 16)``; the arguments broadcast to ``channels``."""
+    entries = np.zeros(
+        -(-channels // lanes) * lanes,
+        np.dtype([("bias", "<i4"), ("multiplier", "<u4"), ("first", "u1"), ("second", "u1"), ("rest", "V6")]),
+    )
+    assert entries.itemsize == PARAMETER_BYTES
+    stages = np.array([shift_stages(int(s), rounding) for s in np.atleast_1d(shift)])
+    entries["bias"][:channels] = bias
+    entries["multiplier"][:channels] = multiplier
+    entries["first"][:channels] = stages[:, 0]
+    entries["second"][:channels] = stages[:, 1]
+    return entries.view(np.uint8).reshape(-1, PARAMETER_BYTES)
+
+
+def pack_table(table: npt.NDArray[np.generic]) -> Bytes:
+    """Return a table indexed by ``byte + 128`` as one indexed by the byte read as unsigned, in bytes."""
+    return np.frombuffer(np.roll(table, 128).tobytes(), np.uint8)
+
+
+def unit_weights(stage: Stage, unit: Unit, config: EngineConfig) -> Int8Array:
+    """Return a unit's weights, int8 ``(parts, planes, height, width, rows, columns)``, zero where a channel is missing or in another group."""
+    height, width = stage.window.kernel
+    rows = config.rows
+    planes = unit.last_plane - unit.first_plane
+    depth = stage.weights[0].shape[3]
+    filters_per_group = stage.shape[2] // stage.groups
+    result = np.zeros((len(stage.weights), planes, height, width, rows, config.columns), np.int8)
+    flat = np.zeros((unit.channels, height, width, planes * rows), np.int8)
+    for index, part in enumerate(stage.weights):
+        chosen = part[unit.first_channel : unit.first_channel + unit.channels]
+        if stage.groups == 1:
+            flat[..., :depth] = chosen
+        else:
+            for column in range(unit.channels):
+                start = (unit.first_channel + column) // filters_per_group * depth - unit.first_plane * rows
+                flat[column, ..., start : start + depth] = chosen[column]
+        result[index, ..., : unit.channels] = flat.reshape(-1, height, width, planes, rows).transpose(3, 1, 2, 4, 0)
+    return result
+
+
+def pack_weights(weights: Int8Array, tap_rows: int, config: EngineConfig) -> Bytes:
+    """Return the weight words of one EXECUTE in the order it takes them, uint8 ``(passes * rows, weight_word_bytes)``.
+
+    ``weights`` int8 ``(planes, height, width, rows, columns)``. A pass holds ``rows // tap_rows`` taps, each with its rows in falling order.
+    """
+    taps = weights.reshape(-1, *weights.shape[3:])[:, :tap_rows]
+    group = config.rows // tap_rows
+    passes = -(-len(taps) // group)
+    words = np.zeros((passes * group, tap_rows, config.weight_word_bytes), np.int8)
+    words[: len(taps), :, : config.columns] = taps[:, ::-1]
+    return words.reshape(passes * config.rows, -1).view(np.uint8)

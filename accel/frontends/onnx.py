@@ -1,0 +1,201 @@
+"""ONNX models: quantised ones as they are, float ones quantised first.
+
+A quantised model may be in QDQ form (float operators between DequantizeLinear and QuantizeLinear) or in QOperator form (QLinearConv and
+its kin), with int8 or uint8 activations; uint8 becomes int8 by moving the zero point by 128. Requantisation rounds half to even with
+the factor that a runtime computes in float32, which a Q31 multiplier holds exactly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from accel.frontends.onnx_graph import Importer, Node, one_line
+from accel.frontends.onnx_operators import HANDLERS
+from accel.frontends.onnx_values import Constant, LayoutError, OnnxError
+from accel.frontends.simplify import simplify
+from accel.graph import Network, Shape
+from accel.images import check_preprocessing, real_values
+from accel.quantise import quantise_model
+
+__all__ = ["PREPROCESSING_KEY", "OnnxError", "load_onnx"]
+
+#: Entry of a model's metadata that holds its preprocessing as JSON (see :mod:`accel.images`).
+PREPROCESSING_KEY = "systolith.preprocessing"
+
+#: How the operators begin that only a quantised model has.
+_QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantize", "QLinear", "QGemm", "ConvInteger", "MatMulInteger")
+
+#: The first operator set with QuantizeLinear.
+FIRST_OPSET = 10
+
+
+def load_onnx(path: str | Path, *, calibration: npt.ArrayLike | None = None, name: str | None = None) -> Network:
+    """Return the network in an ONNX file.
+
+    A float model is quantised with ``calibration``: typical inputs as pixels (uint8) or real values (float), ``(N, height, width, channels)``
+    or any other layout that :mod:`accel.images` takes. ``name`` is the network's name (the file's, without its ending, if not given).
+    Raises :class:`OnnxError` or another :class:`~accel.errors.SystolithError`, in one sentence, for what cannot be read or run.
+    """
+    path = Path(path)
+    name = path.stem if name is None else name
+    model = _read(path)
+    is_quantised = any(node.op_type.startswith(_QUANTISED) for node in model.graph.node)
+    notes: tuple[str, ...] = ()
+    if not is_quantised:
+        model = _calibrated(model, calibration, path)
+        notes = ("quantised from a float model by ONNX Runtime with the calibration data",)
+    elif calibration is not None:
+        notes = ("the model is quantised already, so the calibration data is not used",)
+    try:
+        return _imported(model, path, name, notes, channels_last=False)
+    except LayoutError as error:
+        # Models that come from TensorFlow have an input with the channels last and transpose it.
+        try:
+            return _imported(model, path, name, notes, channels_last=True)
+        except LayoutError:
+            raise error from None
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    """Return the model in a file, checked."""
+    if not path.is_file():
+        raise OnnxError(f"{path}: there is no such file")
+    damaged = f"{path}: is not an ONNX model, or is cut off"
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except OSError as error:
+        raise OnnxError(f"{path}: cannot be read: {error.strerror}") from None
+    except Exception:  # protobuf has several parsers, each with errors of its own
+        raise OnnxError(f"{damaged}; export or copy it again") from None
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # missing, cut off and forbidden files all differ
+        raise OnnxError(f"{path}: its weights are in other files, which cannot be read: {one_line(error)}") from None
+    if not model.graph.node:
+        raise OnnxError(f"{damaged}: it holds no layers; export or copy it again")
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # the checker is a C++ binding with a type of its own for each finding
+        raise OnnxError(f"{damaged}: {one_line(error)}") from None
+    for tensor in model.graph.initializer:
+        _check_finite(path, tensor.name, numpy_helper.to_array(tensor))
+    for number, node in enumerate(model.graph.node):
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    _check_finite(path, Node(node, number).name, numpy_helper.to_array(attribute.t))
+    return model
+
+
+def _check_finite(path: Path, name: str, array: npt.NDArray[Any]) -> None:
+    """Refuse weights with NaN or infinity; a lone infinity may be a limit of Clip."""
+    if array.dtype.kind == "f" and (np.isnan(array).any() or (array.size > 1 and np.isinf(array).any())):
+        raise OnnxError(f"{path}: the constant {name!r} holds NaN or infinity; every weight must be finite")
+
+
+def _input(model: onnx.ModelProto, path: Path) -> tuple[str, tuple[int, ...], int]:
+    """Return the single input's name, its shape with batch 1, and its element type."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    if len(inputs) != 1 or len(model.graph.output) != 1:
+        names = [[value.name for value in values] for values in (inputs, model.graph.output)]
+        raise OnnxError(f"{path}: must have one input and one output, not inputs {names[0]} and outputs {names[1]}")
+    value = inputs[0]
+    kind = value.type.tensor_type
+    if kind.elem_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.UINT8):
+        type_name = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+        raise OnnxError(f"{path}: the input {value.name!r} must be float, int8 or uint8, not {type_name}")
+    dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+    if len(dims) not in (2, 3, 4):
+        raise OnnxError(f"{path}: the input {value.name!r} must have 2, 3 or 4 dimensions, batch first, not {len(dims)}")
+    for position, (size, dim) in enumerate(zip(dims, kind.shape.dim, strict=True)):
+        shown = f"dimension {position}{f' ({dim.dim_param})' if dim.dim_param else ''} of the input {value.name!r}"
+        if position == 0 and size not in (None, 1):
+            raise OnnxError(f"{path}: {shown} is the batch and must be 1 or dynamic, not {size}; export the model so")
+        if position > 0 and size is None:
+            raise OnnxError(f"{path}: {shown} is dynamic; fix it, for instance with onnxruntime.tools.make_dynamic_shape_fixed")
+        if position > 0 and size is not None and size < 1:
+            raise OnnxError(f"{path}: {shown} must be at least 1, not {size}")
+    return value.name, (1, *(size for size in dims[1:] if size is not None)), kind.elem_type
+
+
+def _map_shape(dims: tuple[int, ...], *, channels_last: bool) -> Shape:
+    rest = dims[1:]
+    height, width, channels = (1,) * (3 - len(rest)) + (rest if channels_last else (*rest[1:], rest[0]))
+    return height, width, channels
+
+
+def _calibrated(model: onnx.ModelProto, calibration: npt.ArrayLike | None, path: Path) -> onnx.ModelProto:
+    """Return a float model quantised."""
+    for number, proto in enumerate(model.graph.node):
+        node = Node(proto, number)
+        if node.op_type not in HANDLERS and node.op_type not in _BEFORE_QUANTISATION:
+            raise Importer(name=str(path), opset=0, handlers=HANDLERS).unsupported(node)
+    if calibration is None:
+        raise OnnxError(
+            f"{path}: is a float model, which must be quantised first; give calibration data, "
+            "a .npy or .npz file of typical inputs (uint8 pixels or float values), better a hundred than ten"
+        )
+    input_name, dims, element_type = _input(model, path)
+    if element_type != onnx.TensorProto.FLOAT:
+        raise OnnxError(f"{path}: the input {input_name!r} of a float model must be float")
+    # With a Transpose to channels first behind it, the input has them last.
+    readers = [node for node in model.graph.node if input_name in node.input]
+    channels_last = any(node.op_type == "Transpose" and Node(node, 0).get("perm", []) == [0, 3, 1, 2] for node in readers)
+    shape = _map_shape(dims, channels_last=channels_last)
+    preprocessing = _preprocessing(model, shape, path)
+    values = real_values(calibration, shape, preprocessing, origin=f"{path}: calibration data")
+    ordered = values if channels_last else values.transpose(0, 3, 1, 2)
+    return quantise_model(model, ordered.reshape(-1, *dims[1:]), name=str(path))
+
+
+#: Operators of float models that quantisation folds away.
+_BEFORE_QUANTISATION = frozenset({"BatchNormalization", "Constant", "ConstantOfShape", "Gather", "Concat", "Slice", "Range", "Expand"})
+
+
+def _preprocessing(model: onnx.ModelProto, shape: Shape, path: Path) -> Mapping[str, Any]:
+    for entry in model.metadata_props:
+        if entry.key == PREPROCESSING_KEY:
+            try:
+                values = json.loads(entry.value)
+            except ValueError:
+                raise OnnxError(f"{path}: the metadata {PREPROCESSING_KEY} must be JSON, not {entry.value[:80]!r}") from None
+            return check_preprocessing(values, shape, origin=str(path))
+    return {}
+
+
+def _imported(model: onnx.ModelProto, path: Path, name: str, notes: tuple[str, ...], *, channels_last: bool) -> Network:
+    """Return the network of a quantised model."""
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset < FIRST_OPSET:
+        raise OnnxError(f"{path}: operator set {opset} has no quantisation; export the model with operator set {FIRST_OPSET} or later")
+    input_name, dims, element_type = _input(model, path)
+    importer = Importer(name=str(path), opset=opset, handlers=HANDLERS, channels_last=channels_last)
+    for tensor in model.graph.initializer:
+        importer.values[tensor.name] = Constant(numpy_helper.to_array(tensor))
+    importer.add_input(input_name, dims, element_type=element_type)
+    for number, node in enumerate(model.graph.node):
+        importer.run(Node(node, number))
+    source, operators, tensors, output = importer.finish(model.graph.output[0].name)
+    operators = simplify(operators, output)
+    preprocessing = _preprocessing(model, source.shape, path)
+    if element_type != onnx.TensorProto.FLOAT and not preprocessing:
+        # Bytes in, so that a pixel is the byte itself (and int8 bytes are pixels moved by 128).
+        preprocessing = {"scale": source.scale, "mean": source.scale * (source.zero_point + 128)}
+    return Network(
+        name=name,
+        input=source,
+        operators=operators,
+        tensors={operator.output: tensors[operator.output] for operator in operators},
+        output=output,
+        notes=(*notes, *importer.notes),
+        preprocessing=preprocessing,
+    )

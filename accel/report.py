@@ -1,0 +1,235 @@
+"""What a run comes to: the verdict of the bit-exact check, and where the cycles went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from accel.config import EngineConfig
+from accel.isa import UnitState
+from accel.program import MemoryTiming, Program, RunResult
+
+__all__ = ["LayerReport", "Mismatch", "RunReport", "Stalls", "first_mismatch", "layer_cycles", "predictions", "report_run"]
+
+#: For each unit, how many cycles it spent in each state that is not work.
+Stalls = Mapping[str, Mapping[str, float]]
+
+Int8Array = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mismatch:
+    """The first output byte that differs from the golden model's: image number, place in the map, both values."""
+
+    image: int
+    y: int
+    x: int
+    channel: int
+    got: int
+    expected: int
+
+    def __str__(self) -> str:
+        return (
+            f"image {self.image} differs from the golden model, first at (y, x, c) = ({self.y}, {self.x}, {self.channel}): "
+            f"got {self.got}, expected {self.expected}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerReport:
+    """One layer, for one image (the mean when images differ). ``cycles`` and ``utilisation`` are None without a clock.
+
+    ``bytes`` are read and written in memory. ``stalls`` is empty when the backend does not tell layers apart.
+    """
+
+    name: str
+    op: str
+    cycles: float | None
+    macs: int
+    utilisation: float | None
+    bytes: int
+    stalls: Stalls = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """A whole run. Cycles are None for a backend without a clock; ``mismatches`` counts images, ``stalls`` is for one image."""
+
+    network: str
+    config: EngineConfig
+    backend: str
+    backend_reason: str
+    timing: MemoryTiming
+    source: str
+    images: int
+    mismatches: int
+    first_mismatch: Mismatch | None
+    predictions: tuple[int, ...] | None
+    labels: tuple[int, ...] | None
+    total_cycles: int | None
+    macs_per_image: int
+    seconds: float
+    layers: tuple[LayerReport, ...]
+    stalls: Stalls
+    notes: tuple[str, ...] = ()
+
+    @property
+    def cycles_per_image(self) -> float | None:
+        """Cycles from start to done; whole when all images took as many."""
+        return None if self.total_cycles is None else _mean(self.total_cycles, self.images)
+
+    @property
+    def utilisation(self) -> float | None:
+        """Share of the array's multiply-accumulates that were put to use, from 0 to 1."""
+        return _utilisation(self.config, self.macs_per_image, self.cycles_per_image)
+
+    @property
+    def simulated_cycles_per_second(self) -> float | None:
+        """Speed of the simulation, memory model included."""
+        return None if self.total_cycles is None or self.seconds <= 0 else self.total_cycles / self.seconds
+
+    @property
+    def correct(self) -> int | None:
+        """How many predictions equal their labels; None when either is unknown."""
+        if self.predictions is None or self.labels is None:
+            return None
+        return sum(p == t for p, t in zip(self.predictions, self.labels, strict=True))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, fit for JSON."""
+        return {
+            "network": self.network,
+            "config": self.config.name,
+            "backend": self.backend,
+            "backend_reason": self.backend_reason,
+            "memory": {"latency": self.timing.latency, "interval": self.timing.interval, "stall_seed": self.timing.stall_seed},
+            "input": self.source,
+            "images": self.images,
+            "mismatches": self.mismatches,
+            "first_mismatch": vars(self.first_mismatch) if self.first_mismatch else None,
+            "predictions": None if self.predictions is None else list(self.predictions),
+            "labels": None if self.labels is None else list(self.labels),
+            "total_cycles": self.total_cycles,
+            "cycles_per_image": self.cycles_per_image,
+            "macs_per_image": self.macs_per_image,
+            "utilisation": self.utilisation,
+            "simulated_cycles_per_second": self.simulated_cycles_per_second,
+            "seconds": self.seconds,
+            "stalls": {unit: dict(states) for unit, states in self.stalls.items()},
+            "layers": [
+                {**vars(layer), "stalls": {unit: dict(states) for unit, states in layer.stalls.items()}} for layer in self.layers
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def first_mismatch(outputs: Int8Array, expected: Int8Array) -> Mismatch | None:
+    """Return the first byte at which two batches ``(images, height, width, channels)`` differ; None when they are equal."""
+    if outputs.shape != expected.shape:
+        raise ValueError(f"outputs {outputs.shape} and expected {expected.shape} must have one shape")
+    places = np.argwhere(outputs != expected)
+    if not len(places):
+        return None
+    image, y, x, channel = (int(n) for n in places[0])
+    got, wanted = (int(batch[image, y, x, channel]) for batch in (outputs, expected))
+    return Mismatch(image=image, y=y, x=x, channel=channel, got=got, expected=wanted)
+
+
+def layer_cycles(program: Program, retired: npt.NDArray[np.int64], cycles: int) -> tuple[int, ...]:
+    """Return each layer's cycles in one image: from the latest retirement of all layers before it to its own latest.
+
+    Layers overlap (the next one's weights load while this one computes); counted this way each cycle belongs to one layer, and the
+    layers sum to ``cycles``: what comes before the first layer is the first one's, what follows the last layer is the last one's.
+    """
+    ends = [int(retired[layer.first_instruction : layer.last_instruction + 1].max()) for layer in program.layers]
+    ends[-1] = cycles
+    reached = np.maximum.accumulate(np.array([0, *ends], np.int64))
+    return tuple(int(n) for n in np.diff(reached))
+
+
+def predictions(outputs: Int8Array) -> tuple[int, ...] | None:
+    """Return the index of the largest output of each image; None for a map or a single number, which tell no classes."""
+    _, height, width, channels = outputs.shape
+    if (height, width) != (1, 1) or channels < 2:
+        return None
+    return tuple(int(n) for n in outputs[:, 0, 0, :].argmax(axis=1))
+
+
+def report_run(
+    program: Program,
+    result: RunResult,
+    expected: Int8Array,
+    *,
+    backend: str,
+    backend_reason: str,
+    timing: MemoryTiming,
+    source: str,
+    labels: Sequence[int] | None = None,
+    notes: Sequence[str] = (),
+) -> RunReport:
+    """Compare a run with the golden model's outputs ``expected`` (same shape as ``result.outputs``) and account for its cycles."""
+    images = len(result.outputs)
+    spans: list[float] | None = None
+    if result.cycles is not None and result.retired is not None:
+        each = [layer_cycles(program, done, total) for done, total in zip(result.retired, result.cycles, strict=True)]
+        spans = [_mean(sum(column), images) for column in zip(*each, strict=True)]
+    layers = tuple(
+        LayerReport(
+            name=layer.name,
+            op=layer.op,
+            cycles=spans[index] if spans else None,
+            macs=layer.macs,
+            utilisation=_utilisation(program.config, layer.macs, spans[index] if spans else None),
+            bytes=layer.bytes_read + layer.bytes_written,
+        )
+        for index, layer in enumerate(program.layers)
+    )
+    differs = (result.outputs != expected).reshape(images, -1).any(axis=1)
+    return RunReport(
+        network=program.network,
+        config=program.config,
+        backend=backend,
+        backend_reason=backend_reason,
+        timing=timing,
+        source=source,
+        images=images,
+        mismatches=int(differs.sum()),
+        first_mismatch=first_mismatch(result.outputs, expected),
+        predictions=predictions(result.outputs),
+        labels=None if labels is None else tuple(int(n) for n in labels),
+        total_cycles=None if result.cycles is None else sum(result.cycles),
+        macs_per_image=program.macs,
+        seconds=result.seconds,
+        layers=layers,
+        stalls=_stalls(result),
+        notes=tuple(notes),
+    )
+
+
+def _stalls(result: RunResult) -> Stalls:
+    """Return what kept each unit waiting, in cycles an image, longest first; idle and busy cycles are no stalls."""
+    if not result.counters:
+        return {}
+    stalls = {}
+    for unit in result.counters[0]:
+        sums = np.sum([image[unit].states for image in result.counters], axis=0)
+        states = {
+            state.name.lower(): _mean(int(sums[state]), len(result.counters))
+            for state in UnitState
+            if state not in (UnitState.IDLE, UnitState.BUSY) and sums[state]
+        }
+        stalls[unit] = dict(sorted(states.items(), key=lambda item: -item[1]))
+    return stalls
+
+
+def _mean(total: int, count: int) -> float:
+    whole, rest = divmod(total, count)
+    return total / count if rest else whole
+
+
+def _utilisation(config: EngineConfig, macs: int, cycles: float | None) -> float | None:
+    return None if cycles is None else macs / (config.macs_per_cycle * cycles) if cycles else 0.0

@@ -1,0 +1,383 @@
+"""The command line: exit status, what goes to which stream, refusals, and leaving nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from accel import cli as cli_module
+from accel import golden
+from accel.cli import BACKENDS, cli
+from accel.config import PRESETS
+from accel.frontends import NETWORKS
+from accel.frontends.builtin import DATA
+
+COMMANDS = ("run", "networks", "configs", "disassemble", "verilog")
+PROMISED = {
+    *("network", "config", "backend", "images", "mismatches", "predictions", "total_cycles", "cycles_per_image", "macs_per_image"),
+    *("utilisation", "simulated_cycles_per_second", "layers"),
+}
+EMULATED = ("run", "lenet5", "--backend", "emulator", "--images", "2")
+
+
+def call(*arguments: str) -> Result:
+    """Run the command line in this process."""
+    return CliRunner().invoke(cli, arguments, prog_name="systolith")
+
+
+def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    """Start the command line in a process of its own."""
+    command = [sys.executable, "-c", "from accel.cli import main; main()", *arguments]
+    root = Path(cli_module.__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root), **options.pop("env", {})}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, **options)
+
+
+# What is printed
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_has_an_example(command: str) -> None:
+    result = call(command, "--help")
+    assert result.exit_code == 0
+    assert "Example" in result.stdout
+    assert f"  systolith {command}" in result.stdout
+
+
+def test_help_names_every_command_and_an_example() -> None:
+    result = call("--help")
+    assert result.exit_code == 0
+    assert "systolith run lenet5" in result.stdout
+    assert set(COMMANDS) == set(cli.commands)
+    assert all(command in result.stdout for command in COMMANDS)
+
+
+def test_json_is_one_object_and_nothing_else() -> None:
+    result = call(*EMULATED, "--config", "small", "--json")
+    assert result.exit_code == 0, result.output
+    values = json.loads(result.stdout)
+    assert set(values) >= PROMISED
+    assert (values["network"], values["config"], values["backend"]) == ("lenet5", "small", "emulator")
+    assert (values["images"], values["mismatches"], len(values["predictions"])) == (2, 0, 2)
+    assert values["total_cycles"] is values["cycles_per_image"] is values["simulated_cycles_per_second"] is None
+    for layer in values["layers"]:
+        assert set(layer) == {"name", "op", "cycles", "macs", "utilisation", "bytes", "stalls"}
+        assert layer["cycles"] is None
+    assert sum(layer["macs"] for layer in values["layers"]) == values["macs_per_image"] > 0
+
+
+def test_a_run_shows_digits_layers_and_verdict() -> None:
+    result = call(*EMULATED)
+    assert result.exit_code == 0, result.output
+    assert "█" in result.stdout
+    assert result.stdout.count("labelled") == 2
+    for word in ("cycles", "MACs", "utilisation", "bytes moved", "emulator"):
+        assert word in result.stdout, word
+    assert "bit-exact: every output byte of 2 of 2 images equals the golden model" in result.stdout
+    assert "NOT" not in result.stdout
+    assert max(len(line) for line in result.stdout.splitlines()) <= 100
+
+
+def test_a_terminal_without_unicode_gets_plain_characters() -> None:
+    with start(*EMULATED, stdout=subprocess.PIPE, env={"PYTHONIOENCODING": "ascii"}) as process:
+        output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert output.isascii()
+    assert b"#" in output
+
+
+def test_a_float_clock_shows_cycles_for_each_layer() -> None:
+    result = call("run", "lenet5", "--images", "1", "--backend", "verilator", "--config", "tiny", "--json")
+    if result.exit_code == 2 and "g++" in result.stderr:
+        pytest.skip("Verilator cannot build here")
+    assert result.exit_code == 0, result.output
+    values = json.loads(result.stdout)
+    assert sum(layer["cycles"] for layer in values["layers"]) == values["cycles_per_image"] == values["total_cycles"]
+    size = PRESETS["tiny"].macs_per_cycle
+    assert values["utilisation"] == values["macs_per_image"] / (size * values["cycles_per_image"])
+    assert values["simulated_cycles_per_second"] > 0
+
+
+def test_configs_lists_the_presets() -> None:
+    listed = json.loads(call("configs", "--json").stdout)["configs"]
+    assert [c["name"] for c in listed] == list(PRESETS)
+    assert [c["rows"] for c in listed] == [p.rows for p in PRESETS.values()]
+    table = call("configs").stdout
+    assert all(name in table for name in PRESETS)
+
+
+def test_networks_lists_the_built_in_ones() -> None:
+    listed = json.loads(call("networks", "--json").stdout)["networks"]
+    assert [n["name"] for n in listed] == list(NETWORKS)
+    lenet5 = next(n for n in listed if n["name"] == "lenet5")
+    assert (lenet5["input"], lenet5["macs"]) == ([32, 32, 1], 416520)
+    assert "416,520" in call("networks").stdout
+
+
+def test_disassemble_prints_the_program() -> None:
+    result = call("disassemble", "lenet5", "--config", "tiny")
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.stdout.splitlines() if not line.startswith(";")]
+    assert "BEGIN" in lines[0]
+    assert lines[-1].endswith("END")
+    assert f"{PRESETS['tiny'].digest:016x}" in lines[0]
+
+
+# Mismatches
+
+
+@pytest.fixture
+def wrong_golden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the golden model differ from every engine in one byte of image 1."""
+    right = golden.run
+
+    def wrong(network: Any, images: Any) -> Any:
+        outputs = right(network, images)
+        outputs[1, 0, 0, 3] ^= 1
+        return outputs
+
+    monkeypatch.setattr(golden, "run", wrong)
+
+
+@pytest.mark.usefixtures("wrong_golden")
+def test_a_mismatch_is_an_error_that_names_the_byte() -> None:
+    result = call(*EMULATED)
+    assert result.exit_code == 1
+    assert "image 1 differs from the golden model, first at (y, x, c) = (0, 0, 3): got" in result.stderr
+    assert "NOT bit-exact: 1 of 2 images equal the golden model" in result.stdout
+    assert "bit-exact: every" not in result.stdout
+
+
+@pytest.mark.usefixtures("wrong_golden")
+def test_a_mismatch_is_in_the_json_too() -> None:
+    result = call(*EMULATED, "--json")
+    assert result.exit_code == 1
+    values = json.loads(result.stdout)
+    assert values["mismatches"] == 1
+    first = values["first_mismatch"]
+    assert (first["image"], first["y"], first["x"], first["channel"]) == (1, 0, 0, 3)
+    assert abs(first["got"] - first["expected"]) == 1
+
+
+# Refusals
+
+
+def write_truncated(folder: Path) -> list[str]:
+    (folder / "half.onnx").write_bytes((DATA / "lenet5.onnx").read_bytes()[:5000])
+    return ["run", str(folder / "half.onnx")]
+
+
+def write_empty(folder: Path) -> list[str]:
+    (folder / "empty.onnx").write_bytes(b"")
+    return ["run", str(folder / "empty.onnx")]
+
+
+def write_wrong_shape(folder: Path) -> list[str]:
+    np.save(folder / "wide.npy", np.zeros((1, 32, 40, 1), np.int8))
+    return ["run", "lenet5", "--input", str(folder / "wide.npy")]
+
+
+def write_wrong_type(folder: Path) -> list[str]:
+    np.save(folder / "words.npy", np.zeros((1, 32, 32, 1), np.int32))
+    return ["run", "lenet5", "--input", str(folder / "words.npy")]
+
+
+def write_truncated_png(folder: Path) -> list[str]:
+    (folder / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00")
+    return ["run", "lenet5", "--input", str(folder / "cut.png")]
+
+
+def write_bad_toml(folder: Path) -> list[str]:
+    (folder / "bad.toml").write_text("rows = ")
+    return ["run", "lenet5", "--config", str(folder / "bad.toml")]
+
+
+def write_odd_toml(folder: Path) -> list[str]:
+    (folder / "odd.toml").write_text('base = "small"\nrows = 99\n')
+    return ["verilog", "--config", str(folder / "odd.toml"), "-o", str(folder / "out.v")]
+
+
+def write_misspelt_toml(folder: Path) -> list[str]:
+    (folder / "misspelt.toml").write_text('base = "small"\nrow = 4\n')
+    return ["disassemble", "lenet5", "--config", str(folder / "misspelt.toml")]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (lambda _: ["run", "lenet9"], "lenet5"),
+        (lambda folder: ["run", str(folder / "none.onnx")], "none.onnx"),
+        (write_truncated, "half.onnx"),
+        (write_empty, "empty.onnx"),
+        (write_wrong_shape, "wide.npy"),
+        (write_wrong_type, "words.npy"),
+        (write_truncated_png, "cut.png"),
+        (write_bad_toml, "bad.toml"),
+        (write_odd_toml, "rows must be from 2 to 32"),
+        (write_misspelt_toml, "unknown field 'row'"),
+        (lambda _: ["run", "lenet5", "--config", "huge"], "tiny, small, base, large"),
+        (lambda folder: ["run", "lenet5", "--config", str(folder / "none.toml")], "none.toml"),
+        (lambda folder: ["run", "lenet5", "--input", str(folder / "none.npy")], "none.npy"),
+        (lambda _: ["run", "lenet5", "--memory-latency", "0"], "latency must be from 1"),
+        (lambda _: ["run", "lenet5", "--memory-interval", "0"], "interval must be from 1"),
+        (lambda _: ["run", "lenet5", "--images", "1000000"], "sample images, not 1000000"),
+        (lambda folder: ["run", "lenet5", "--backend", "emulator", "--vcd", str(folder / "x.vcd")], "--backend verilator or pysim"),
+        (lambda folder: ["run", "lenet5", "--vcd", str(folder / "none" / "x.vcd")], "does not exist"),
+        (lambda folder: ["verilog", "-o", str(folder / "none" / "x.v")], "does not exist"),
+        (lambda folder: ["verilog", "-o", str(folder)], "is a directory"),
+        (lambda _: ["verilog", "-o", "/dev/null"], "not a regular file"),
+        (lambda folder: ["disassemble", str(folder)], ""),
+    ],
+    ids=lambda value: "" if callable(value) else value.replace(" ", "-") or "directory",
+)
+def test_refusals_are_one_sentence_and_leave_nothing(prepare: Callable[[Path], list[str]], words: str, tmp_path: Path) -> None:
+    arguments = prepare(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    result = call(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("systolith: ")
+    assert result.stderr.count("systolith: ") == 1
+    assert words in last
+    assert "Traceback" not in result.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["walk"],
+        ["run"],
+        ["run", "lenet5", "--backend", "icarus"],
+        ["run", "lenet5", "--images", "0"],
+        ["verilog"],
+        ["run", "lenet5", "--frobnicate"],
+    ],
+    ids=" ".join,
+)
+def test_usage_errors(arguments: list[str]) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Usage: systolith" in result.stderr
+
+
+def test_a_misspelt_backend_lists_the_valid_ones() -> None:
+    result = call("run", "lenet5", "--backend", "icarus")
+    assert all(name in result.stderr for name in BACKENDS)
+
+
+# Images
+
+
+def test_images_from_a_file(tmp_path: Path) -> None:
+    pixels = np.zeros((3, 28, 28), np.uint8)
+    pixels[:, 4:24, 13:16] = 255
+    np.savez(tmp_path / "digits.npz", x=pixels)
+    values = json.loads(call("run", "lenet5", "--backend", "emulator", "--input", str(tmp_path / "digits.npz"), "--json").stdout)
+    assert (values["images"], values["mismatches"], values["labels"]) == (3, 0, None)
+    assert values["predictions"] == [1, 1, 1]
+    some = call("run", "lenet5", "--backend", "emulator", "--input", str(tmp_path / "digits.npz"), "--images", "2", "--json")
+    assert json.loads(some.stdout)["images"] == 2
+
+
+def test_a_network_without_samples_says_that_it_ran_on_random_bytes(tmp_path: Path) -> None:
+    (tmp_path / "own.onnx").write_bytes((DATA / "lenet5.onnx").read_bytes())
+    result = call("run", str(tmp_path / "own.onnx"), "--backend", "emulator", "--images", "1")
+    assert result.exit_code == 0, result.output
+    assert "random bytes" in result.stdout
+    assert "labelled" not in result.stdout
+
+
+# Files
+
+
+def test_verilog_writes_the_engine(tmp_path: Path) -> None:
+    target = tmp_path / "engine.v"
+    result = call("verilog", "--config", "tiny", "-o", str(target))
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    text = target.read_text()
+    assert "module engine(" in text
+    assert "$display" not in text
+    assert "assert" not in text
+    assert list(tmp_path.iterdir()) == [target]
+    assert call("verilog", "--config", "tiny", "-o", "-").stdout == text
+
+
+def test_an_interrupt_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(path: Path, *_: object, **__: object) -> None:
+        path.touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_module, "_verilog", lambda _: "module")
+    monkeypatch.setattr(Path, "write_text", interrupt)
+    result = call("verilog", "-o", str(tmp_path / "engine.v"))
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1] == "interrupted"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "engine.v"
+    target.write_text("old")
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cli_module, "_verilog", lambda _: "module")
+    monkeypatch.setattr(Path, "write_text", full)
+    result = call("verilog", "-o", str(target))
+    assert result.exit_code == 2
+    assert result.stderr == f"systolith: {target}: cannot be written: No space left on device\n"
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+# Processes
+
+
+def test_interrupted_simulation_stops_cleanly(tmp_path: Path) -> None:
+    arguments = ("run", "lenet5", "--backend", "pysim", "--config", "small", "--vcd", str(tmp_path / "waves.vcd"))
+    with start(*arguments, stdout=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if b"simulating" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert output == b""
+    assert errors.splitlines()[-1] == b"interrupted"
+    assert b"Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with start("configs", stdout=write) as process:
+        os.close(write)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 141
+    assert errors == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_one_sentence() -> None:
+    with Path("/dev/full").open("wb") as full, start("configs", "--json", stdout=full) as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert errors == b"systolith: standard output cannot be written: No space left on device\n"
