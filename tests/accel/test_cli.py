@@ -96,7 +96,7 @@ def test_a_terminal_without_unicode_gets_plain_characters() -> None:
     assert b"#" in output
 
 
-def test_a_float_clock_shows_cycles_for_each_layer() -> None:
+def test_a_clock_gives_each_layer_its_cycles() -> None:
     result = call("run", "lenet5", "--images", "1", "--backend", "verilator", "--config", "tiny", "--json")
     if result.exit_code == 2 and "g++" in result.stderr:
         pytest.skip("Verilator cannot build here")

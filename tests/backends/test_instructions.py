@@ -24,8 +24,10 @@ CONFIGS = {
     "wide": replace(PRESETS["small"], name="wide", rows=3, columns=6, lanes=3, bus_bytes=16, parameter_channels=96),
 }
 
-#: Orders that make an instruction wait for everything before it.
-STRICT = {"after_load": 0, "after_execute": 0, "after_store": 0}
+#: Orders that make an instruction wait for everything before it in the other queues. Its own queue is in order without being told.
+LOAD_ORDER = {"after_load": isa.UNORDERED, "after_execute": 0, "after_store": 0, "fence": 1}
+EXECUTE_ORDER = {"after_load": 0, "after_execute": isa.UNORDERED, "after_store": 0}
+STORE_ORDER = {"after_load": 0, "after_execute": 0, "after_store": isa.UNORDERED}
 
 
 class Assembler:
@@ -57,7 +59,7 @@ class Assembler:
     def load(self, target: Target, **values: int) -> None:
         """Append a LOAD."""
         full = {"n_x": 1, "n_y": 1, "n_z": 1} | values
-        self.instructions.append(Instruction(Opcode.LOAD, STRICT | {"target": target} | full))
+        self.instructions.append(Instruction(Opcode.LOAD, LOAD_ORDER | {"target": target} | full))
 
     def fill_everything(self) -> None:
         """Give every on-chip memory known contents."""
@@ -161,7 +163,7 @@ class Assembler:
         self.instructions.append(
             Instruction(
                 Opcode.EXECUTE,
-                STRICT
+                EXECUTE_ORDER
                 | counts
                 | taps
                 | strides
@@ -221,7 +223,7 @@ class Assembler:
             values |= {"to_memory": 1, "memory_stride_y": (n_x + self.number(0, 3)) * config.word_bytes}
             size = values["memory_stride_y"] * n_y
             values["memory_address"] = self.place(self.rng.bytes(size), align=config.word_bytes)
-        self.instructions.append(Instruction(Opcode.STORE, STRICT | values))
+        self.instructions.append(Instruction(Opcode.STORE, STORE_ORDER | values))
 
     def program(self, length: int) -> Program:
         """Return a program of ``length`` random instructions whose output is all of memory behind the instructions."""
@@ -276,7 +278,7 @@ class Assembler:
         self.instructions.append(
             Instruction(
                 Opcode.EXECUTE,
-                STRICT
+                EXECUTE_ORDER
                 | {f"n_{name}": 1 for name in ("block", "ky", "kx", "py", "wy", "wx")}
                 | {"operation": Operation.SUM, "tap_rows": config.rows, "activations": start, "n_px": count, "stride_px": 1},
             )
@@ -284,7 +286,7 @@ class Assembler:
         self.instructions.append(
             Instruction(
                 Opcode.STORE,
-                STRICT
+                STORE_ORDER
                 | {"rounding": Rounding.DOUBLE_AWAY, "minimum": -128, "maximum": 127, "pool": 1, "period_log2": 7}
                 | {"groups": lanes // config.lanes, "n_x": count, "n_y": 1, "to_memory": 1}
                 | {"memory_address": self.place(self.rng.bytes(count * config.word_bytes), align=config.word_bytes)},

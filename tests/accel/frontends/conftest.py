@@ -64,6 +64,8 @@ def runtime_bytes(model: onnx.ModelProto, images: np.ndarray, network: Network, 
     levels = runtime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
+    # Without it, QDQ models with int8 activations are computed in floating point on x86.
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
     session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     results = np.concatenate([session.run(None, {"image": image[None]})[0] for image in images])
     return as_bytes(results, network)

@@ -51,7 +51,7 @@ CONVOLUTIONS = [
 @pytest.mark.parametrize("case", range(len(CONVOLUTIONS)))
 def test_convolution(bench: Any, case: int, form: str, activations: Any, per_channel: bool) -> None:
     shape, weight_shape, attributes = CONVOLUTIONS[case]
-    seed = 1000 * case + 100 * (form == "qdq") + 10 * (activations == np.uint8) + per_channel
+    seed = 7 + 1000 * case + 100 * (form == "qdq") + 10 * (activations == np.uint8) + per_channel
     rng = np.random.default_rng(seed)
     outputs = weight_shape[0]
     # The runtime takes unsigned weights only with unsigned activations, and a single zero point for them.
@@ -80,7 +80,11 @@ def test_convolution(bench: Any, case: int, form: str, activations: Any, per_cha
         b = None
         if bias is not None:
             b = model.node(
-                "DequantizeLinear", np.float32(scale * weight_scale), np.zeros_like(weight_zero, np.int32), first=model.constant(bias), axis=0
+                "DequantizeLinear",
+                np.float32(scale * weight_scale),
+                np.zeros_like(weight_zero, np.int32),
+                first=model.constant(bias),
+                axis=0,
             )
         model.node("Conv", w, b, first=x, **attributes)
         if case % 2:
@@ -162,7 +166,9 @@ def test_pooling(bench: Any, case: int, activations: Any) -> None:
     shape = (3, 8, 10)
     scale, zero = np.float32(0.037), random_zero(rng, activations)
     # A maximum keeps its scale; an average has one of its own.
-    out_scale, out_zero = (scale, zero) if operator == "MaxPool" else (np.float32(rng.uniform(0.01, 0.02)), random_zero(rng, activations))
+    out_scale, out_zero = (
+        (scale, zero) if operator == "MaxPool" else (np.float32(rng.uniform(0.01, 0.02)), random_zero(rng, activations))
+    )
     images = random_bytes(rng, activations, IMAGES, *shape)
     model = bench.Model((1, *shape), element(activations), opset=17)
     model.node("DequantizeLinear", scale, zero)
@@ -192,7 +198,16 @@ def test_residual_add(bench: Any, form: str, activations: Any) -> None:
     second = model.node("QuantizeLinear", scales[1], zeros[1])
     if form == "qoperator":
         model.node(
-            "QLinearAdd", scales[0], zeros[0], second, scales[1], zeros[1], scales[2], zeros[2], first="image", domain="com.microsoft"
+            "QLinearAdd",
+            scales[0],
+            zeros[0],
+            second,
+            scales[1],
+            zeros[1],
+            scales[2],
+            zeros[2],
+            first="image",
+            domain="com.microsoft",
         )
     else:
         real = model.node("DequantizeLinear", scales[1], zeros[1])
@@ -238,7 +253,8 @@ FUNCTIONS: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize("case", range(len(FUNCTIONS)), ids=[name for name, _ in FUNCTIONS])
 def test_function_of_every_byte(bench: Any, case: int, activations: Any) -> None:
     operator, attributes = FUNCTIONS[case]
-    rng = np.random.default_rng(case)
+    seed = 100 + case
+    rng = np.random.default_rng(seed)
     images = np.arange(256).reshape(1, 1, 16, 16).astype(activations)
     for trial in range(8):
         scale, zero = np.float32(rng.uniform(0.005, 0.06)), random_zero(rng, activations)
@@ -256,4 +272,4 @@ def test_function_of_every_byte(bench: Any, case: int, activations: Any) -> None
         proto = model.proto(element(activations))
         network = bench.load(proto)
         expected = bench.runtime_bytes(proto, images, network, optimise=True)
-        assert np.array_equal(bench.golden_bytes(network, images), expected), f"seed {case}, trial {trial}"
+        assert np.array_equal(bench.golden_bytes(network, images), expected), f"seed {seed}, trial {trial}"
