@@ -171,7 +171,7 @@ def run(
         program = compile_network(loaded, engine)
         progress.stage("running the golden model")
         expected = golden.run(loaded, chosen.inputs)
-        progress.stage(f"preparing {runner.name}")
+        progress.stage(f"preparing {runner.name} ({runner.reason})")
         result = runner.run(program, list(chosen.inputs), timing=timing, vcd=waves, progress=_announce(progress, runner.name))
     outcome = report.report_run(
         program,

@@ -111,7 +111,8 @@ class EngineConfig:
         low = 2 * power_of_two_at_least(self.columns // self.lanes)
         if rest or not (_is_power_of_two(groups) and low <= groups <= 4096):
             raise ConfigError(
-                f"parameter_channels must be lanes ({self.lanes}) times a power of two from {low} to 4096, not {self.parameter_channels}"
+                f"parameter_channels must be lanes ({self.lanes}) times a power of two from {low} to 4096, "
+                f"not {self.parameter_channels}"
             )
 
     @property

@@ -1,8 +1,8 @@
 """The layer graph: what a quantised network computes, free of any engine.
 
-Maps are int8, channels last, one image at a time: shape ``(height, width, channels)``. Frontends produce a :class:`Network`; the golden
-model, the compiler and the estimates read it. Every quantity that decides an output byte is an integer held here; the real scales
-beside them are for people (and for preparing inputs).
+Maps are int8, channels last, one image at a time: shape ``(height, width, channels)``. Frontends produce a :class:`Network`; the
+golden model, the compiler and the estimates read it. Every quantity that decides an output byte is an integer held here; the real
+scales beside them are for people (and for preparing inputs).
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Requantisation:
-    """From int32 sums to int8: per-channel factor ``multiplier * 2**(shift-31)``, output zero point, then clamp to [minimum, maximum].
+    """From int32 sums to int8: per-channel factor ``multiplier * 2**(shift-31)``, output zero point, then clamp to [minimum,
+    maximum].
 
     ``multiplier`` and ``shift`` are int32 arrays of one length: the output channels, or 1 for all channels alike.
     """
@@ -105,11 +106,16 @@ class Requantisation:
 
     def __post_init__(self) -> None:
         if self.multiplier.ndim != 1 or self.multiplier.shape != self.shift.shape:
-            raise GraphError(f"multiplier and shift must be two vectors of one length, not of shapes {self.multiplier.shape} and {self.shift.shape}")
+            raise GraphError(
+                "multiplier and shift must be two vectors of one length, "
+                f"not of shapes {self.multiplier.shape} and {self.shift.shape}"
+            )
         if int(self.multiplier.min()) < 0:
             raise GraphError(f"multipliers must not be negative, but one is {int(self.multiplier.min())}")
         if int(self.shift.min()) < MIN_SHIFT or int(self.shift.max()) > MAX_SHIFT:
-            raise GraphError(f"shifts must be from {MIN_SHIFT} to {MAX_SHIFT}, not {int(self.shift.min())} to {int(self.shift.max())}")
+            raise GraphError(
+                f"shifts must be from {MIN_SHIFT} to {MAX_SHIFT}, not {int(self.shift.min())} to {int(self.shift.max())}"
+            )
         if not INT8_MIN <= self.zero_point <= INT8_MAX:
             raise GraphError(f"zero point must be from -128 to 127, not {self.zero_point}")
         if not INT8_MIN <= self.minimum <= self.maximum <= INT8_MAX:
@@ -132,9 +138,10 @@ class _Base:
 class Conv2D(_Base):
     """Convolution, depthwise convolution (``groups`` = channels) or fully connected layer (kernel as large as the map).
 
-    ``acc = bias + sum over taps and channels of (x - input zero point) * (w - weight zero point)``; taps in the padding add nothing.
-    ``weights`` int8 ``(out channels, kernel height, kernel width, in channels / groups)``, ``bias`` int32 ``(out channels,)``,
-    ``weight_zero_point`` int32 of length 1 or out channels (-128 to 127). ``table``, if given, maps each clamped byte (as index + 128).
+    ``acc = bias + sum over taps and channels of (x - input zero point) * (w - weight zero point)``; taps in the padding add
+    nothing. ``weights`` int8 ``(out channels, kernel height, kernel width, in channels / groups)``, ``bias`` int32 ``(out
+    channels,)``, ``weight_zero_point`` int32 of length 1 or out channels (-128 to 127). ``table``, if given, maps each clamped byte
+    (as index + 128).
     """
 
     window: Window
@@ -147,7 +154,10 @@ class Conv2D(_Base):
 
     def __post_init__(self) -> None:
         if self.weights.ndim != 4 or self.weights.dtype != np.int8:
-            raise GraphError(f"{self.name}: weights must be int8 of shape (out, height, width, in), not {self.weights.dtype} {self.weights.shape}")
+            raise GraphError(
+                f"{self.name}: weights must be int8 of shape (out, height, width, in), "
+                f"not {self.weights.dtype} {self.weights.shape}"
+            )
         out = self.weights.shape[0]
         if self.weights.shape[1:3] != self.window.kernel:
             raise GraphError(f"{self.name}: weights {self.weights.shape} do not match kernel {self.window.kernel}")
@@ -171,7 +181,8 @@ class Conv2D(_Base):
         (height, width, channels) = inputs[0]
         if channels != self.weights.shape[3] * self.groups:
             raise GraphError(
-                f"{self.name}: the input has {channels} channels, but the weights take {self.weights.shape[3]} in each of {self.groups} groups"
+                f"{self.name}: the input has {channels} channels, "
+                f"but the weights take {self.weights.shape[3]} in each of {self.groups} groups"
             )
         return (*_window_output(self.name, self.window, height, width), self.weights.shape[0])
 
@@ -205,8 +216,8 @@ class AveragePool(_Base):
     """Average in each window: ``acc = sum of (x - input_zero_point)`` over the taps that are not padding, then requantised.
 
     ``input_zero_point`` is the layer's own (0 where the average is of raw bytes, as in TensorFlow Lite's AVERAGE_POOL_2D).
-    ``factors`` maps each possible number of counted taps to ``(multiplier, shift)``; with ``count_padding`` that number is always the whole kernel.
-    ``requantisation`` supplies rounding, zero point and clamp; its multiplier is ignored.
+    ``factors`` maps each possible number of counted taps to ``(multiplier, shift)``; with ``count_padding`` that number is always
+    the whole kernel. ``requantisation`` supplies rounding, zero point and clamp; its multiplier is ignored.
     """
 
     window: Window
@@ -263,7 +274,9 @@ class Add(_Base):
     def output_shape(self, inputs: tuple[Shape, ...]) -> Shape:
         """Return the common shape of the inputs."""
         if inputs[0] != inputs[1]:
-            raise GraphError(f"{self.name}: adds maps of different shapes {inputs[0]} and {inputs[1]}; broadcasting is not supported")
+            raise GraphError(
+                f"{self.name}: adds maps of different shapes {inputs[0]} and {inputs[1]}; broadcasting is not supported"
+            )
         self.requantisation.check_channels(self.name, inputs[0][2])
         return inputs[0]
 
@@ -301,7 +314,9 @@ def _check_table(layer: str, table: Int8Array | None) -> None:
 def _window_output(layer: str, window: Window, height: int, width: int) -> tuple[int, int]:
     out = window.output_size(height, width)
     if min(out) < 1:
-        raise GraphError(f"{layer}: a window of {window.extent} with padding {window.padding} does not fit a map of {(height, width)}")
+        raise GraphError(
+            f"{layer}: a window of {window.extent} with padding {window.padding} does not fit a map of {(height, width)}"
+        )
     return out
 
 
@@ -309,7 +324,9 @@ def _check_padding(layer: str, window: Window) -> None:
     tall, wide = window.extent
     top, left, bottom, right = window.padding
     if max(top, bottom) >= tall or max(left, right) >= wide:
-        raise GraphError(f"{layer}: padding {window.padding} is as large as the pooling window {window.extent}, so a window would be empty")
+        raise GraphError(
+            f"{layer}: padding {window.padding} is as large as the pooling window {window.extent}, so a window would be empty"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -3,10 +3,10 @@
 What an array's type means:
 
 * int8: bytes that are already quantised, taken as they are;
-* uint8: pixels from 0 to 255. ``network.preprocessing`` makes real values of them: ``pad`` (top, left, bottom, right) pixels of 0 around,
-  then ``(pixel * scale - mean) / std``, where ``mean`` and ``std`` are numbers or one number for each channel. Without an entry the
-  value of a pixel is the pixel itself, which is what an ONNX file says nothing about unless its metadata holds the entry
-  ``systolith.preprocessing`` (the same keys, as JSON);
+* uint8: pixels from 0 to 255. ``network.preprocessing`` makes real values of them: ``pad`` (top, left, bottom, right) pixels of 0
+  around, then ``(pixel * scale - mean) / std``, where each is a number or one number for each channel. A key left out changes
+  nothing, so that without preprocessing the value of a pixel is the pixel itself. An ONNX file says nothing about it unless its
+  metadata holds the entry ``systolith.preprocessing``: the same keys, as JSON;
 * float32 and float64: real values.
 
 Real values are quantised with the input tensor's scale and zero point, ties to even. Image files are pixels.
@@ -15,7 +15,6 @@ Real values are quantised with the input tensor's scale and zero point, ties to 
 from __future__ import annotations
 
 import importlib
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,8 +44,8 @@ class ImageError(SystolithError):
 def load_images(path: str | Path, network: Network) -> Int8Array:
     """Return what the file holds as int8 maps ``(N, height, width, channels)`` of the network's input.
 
-    Reads .npy, .npz (the array ``x``, or the only one), .png, .jpg and .bmp. Raises :class:`ImageError` in one sentence for a missing
-    or unreadable file and for data of another type or shape.
+    Reads .npy, .npz (the array ``x``, or the only one), .png, .jpg and .bmp. Raises :class:`ImageError`, in one sentence, for a
+    missing or unreadable file and for data of another type or shape.
     """
     return as_images(read_array(path, channels=network.input.shape[2]), network, origin=str(path))
 
@@ -63,7 +62,7 @@ def as_images(array: npt.ArrayLike, network: Network, *, origin: str = "images")
     real = real_values(values, tensor.shape, network.preprocessing, origin=origin)
     # The division is in float32 because QuantizeLinear's is.
     quotient = np.rint(real / np.float32(tensor.scale)).astype(np.float64)
-    return np.clip(quotient + tensor.zero_point, -128, 127).astype(np.int8)
+    return np.asarray(np.clip(quotient + tensor.zero_point, -128, 127), np.int8)
 
 
 def real_values(array: npt.ArrayLike, shape: Shape, preprocessing: Mapping[str, Any], *, origin: str) -> FloatArray:
@@ -75,11 +74,13 @@ def real_values(array: npt.ArrayLike, shape: Shape, preprocessing: Mapping[str, 
         pixels = _arranged(values, (bare, shape) if bare != shape else (shape,), origin)
         if pixels.shape[1:] == bare:
             pixels = np.pad(pixels, ((0, 0), (top, bottom), (left, right), (0, 0)))
-        scale, mean, std = (np.asarray(preprocessing.get(key, default), np.float64) for key, default in (("scale", 1), ("mean", 0), ("std", 1)))
+        scale, mean, std = (
+            np.asarray(preprocessing.get(key, default), np.float64) for key, default in (("scale", 1), ("mean", 0), ("std", 1))
+        )
         return np.asarray((pixels * scale - mean) / std, np.float32)
     if values.dtype not in (np.float32, np.float64):
         raise ImageError(
-            f"{origin}: values must be int8 (already quantised), uint8 (pixels) or float32 / float64 (real values), not {values.dtype}"
+            f"{origin}: values must be int8 (already quantised), uint8 (pixels) or float32 or float64 (real), not {values.dtype}"
         )
     arranged = _arranged(values, (shape,), origin)
     if not np.isfinite(arranged).all():
@@ -101,16 +102,18 @@ def read_array(path: str | Path, *, channels: int | None = None) -> Array:
     if suffix in IMAGE_SUFFIXES:
         return _read_image(path, channels)
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if suffix == ".npy":
-            return np.asarray(loaded)
-        with loaded:
-            if "x" not in loaded.files and len(loaded.files) != 1:
-                raise ImageError(f"{path}: must hold an array called x, or a single array, not {', '.join(loaded.files) or 'none'}")
-            return np.asarray(loaded["x" if "x" in loaded.files else loaded.files[0]])
+        with path.open("rb") as file:  # NumPy leaves a file that it opens itself open when it is damaged
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            with loaded:
+                names = loaded.files
+                if "x" not in names and len(names) != 1:
+                    raise ImageError(f"{path}: must hold an array called x, or a single array, not {', '.join(names) or 'none'}")
+                return np.asarray(loaded["x" if "x" in names else names[0]])
     except ImageError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, KeyError, SyntaxError) as error:
+    except Exception as error:  # damaged archives and headers surface as whatever zipfile, zlib, tokenize or NumPy raise
         raise ImageError(f"{path}: cannot be read as a {suffix} file: {_one_line(error)}") from None
 
 
@@ -127,7 +130,9 @@ def check_preprocessing(values: Any, shape: Shape, *, origin: str) -> dict[str, 
         if key == "pad":
             room = len(numbers) == 4 and min(numbers) >= 0 and all(isinstance(n, int) for n in numbers)
             if not room or numbers[0] + numbers[2] >= shape[0] or numbers[1] + numbers[3] >= shape[1]:
-                raise ImageError(f"{origin}: preprocessing pad must be four integers (top, left, bottom, right) within {shape[:2]}, not {value!r}")
+                raise ImageError(
+                    f"{origin}: preprocessing pad must be 4 integers (top, left, bottom, right) within {shape[:2]}, not {value!r}"
+                )
             checked[key] = tuple(numbers)
         elif len(numbers) not in (1, shape[2]) or (key == "std" and 0 in numbers):
             raise ImageError(f"{origin}: preprocessing {key} must be one number or {shape[2]} (a divisor not 0), not {value!r}")
@@ -161,7 +166,7 @@ def _read_image(path: Path, channels: int | None) -> Array:
 
 
 def _arranged(array: Array, shapes: tuple[Shape, ...], origin: str) -> Array:
-    """Return the array as ``(N, *shape)`` for the one of ``shapes`` (height, width, channels) that it has, whatever its axis order."""
+    """Return the array as ``(N, *shape)``, for the one of ``shapes`` (height, width, channels) that it has in any axis order."""
     found: dict[tuple[object, ...], tuple[str, Array]] = {}
     for shape in shapes:
         sizes = dict(zip("HWC", shape, strict=True))
@@ -177,7 +182,9 @@ def _arranged(array: Array, shapes: tuple[Shape, ...], origin: str) -> Array:
             found.setdefault(key, (layout, array.transpose(order).reshape(batch, *shape)))
     expected = " or ".join(f"(N, {', '.join(map(str, shape))})" for shape in shapes)
     if not found:
-        raise ImageError(f"{origin}: the shape must be {expected} (or the same with channels first, or a single image), not {array.shape}")
+        raise ImageError(
+            f"{origin}: the shape must be {expected} (or the same with channels first, or a single image), not {array.shape}"
+        )
     if len(found) > 1 and array.ndim < 4:
         names = " or ".join(layout for layout, _ in found.values())
         raise ImageError(f"{origin}: the shape {array.shape} may mean {names}; give {expected}")

@@ -1,15 +1,15 @@
 """The instruction set and register map: their only definition. Hardware, assembler, listing, models and C header derive from it.
 
-A program is a row of 256-bit instructions in memory. BEGIN is first (it carries the ISA version and the configuration's digest, which
-the engine compares with its own), END is last. In between, the dispatcher hands each instruction to the queue of its unit:
+A program is a row of 256-bit instructions in memory. BEGIN is first (it carries the ISA version and the configuration's digest,
+which the engine compares with its own), END is last. In between, the dispatcher hands each instruction to the queue of its unit:
 
     LOAD     memory -> scratchpad, weights, parameters, tables; or a constant -> scratchpad (FILL)
     EXECUTE  scratchpad (and weights) -> accumulators
     STORE    accumulators -> requantise, clamp, table, max pool -> scratchpad and/or memory
 
-The three units run at once, each through its own queue in order. What orders them is the ``after_*`` fields: an instruction starts when
-at most ``after_load`` of the LOADs *before it in the program* are still unfinished (likewise ``after_execute``, ``after_store``);
-31 (``UNORDERED``) means no condition. Waits look only backwards in the program, so no program can deadlock.
+The three units run at once, each through its own queue in order. What orders them is the ``after_*`` fields: an instruction starts
+when at most ``after_load`` of the LOADs *before it in the program* are still unfinished (likewise ``after_execute``,
+``after_store``); 31 (``UNORDERED``) means no condition. Waits look only backwards in the program, so no program can deadlock.
 
 Loops
 -----
@@ -20,26 +20,29 @@ EXECUTE, for each tap (block, ky, kx), for each pixel (py, px, wy, wx), innermos
     pixel = py*stride_py + px*stride_px + wy*stride_wy + wx*stride_wx
     tap   = block*stride_block + ky*stride_ky + kx*stride_kx
 
-One pass over the pixels covers ``g = rows // tap_rows`` consecutive taps (kx fastest), each on a group of ``tap_rows`` rows: tap ``t`` of the
-pass on rows ``R - (t+1)*tap_rows`` to ``R - t*tap_rows - 1``, so the first tap of a pass is on the *last* rows. Row ``r`` reads bank ``r`` at its own
-tap's address. When the taps run out inside a pass the remaining rows repeat the last tap's address (their weights are zero).
-``g > 1`` needs a map stored with ``period = tap_rows``, and tap_rows must divide rows.
-A pass takes ``rows`` weight words from ``weights`` on, the word for the last row first: word ``i`` of a pass belongs to row ``R-1-i``.
-All scratchpad address arithmetic is modulo 2**16, so strides may be negative.
+One pass over the pixels covers ``g = rows // tap_rows`` consecutive taps (kx fastest), each on a group of ``tap_rows`` rows: tap
+``t`` of the pass on rows ``R - (t+1)*tap_rows`` to ``R - t*tap_rows - 1``, so the first tap of a pass is on the *last* rows. Row
+``r`` reads bank ``r`` at its own tap's address. When the taps run out inside a pass the remaining rows repeat the last tap's
+address (their weights are zero). ``g > 1`` needs a map stored with ``period = tap_rows``, and tap_rows must divide rows.
+A pass takes ``rows`` weight words from ``weights`` on, the word for the last row first: word ``i`` of a pass belongs to row
+``R-1-i``. All scratchpad address arithmetic is modulo 2**16, so strides may be negative.
 
 EXECUTE, bypass operations (SUM, MAX, LOW, HIGH): no weights; accumulator column ``c`` takes the byte of row ``c + row_offset``.
 
-LOAD, for each z, y, x (x fastest): the element at ``memory_address + z*memory_stride_z + y*memory_stride_y + (x << element_log2)`` goes to local
-address ``local_address + z*local_stride_z + y*local_stride_y + x``. ACTIVATIONS: bank ``r`` takes byte ``r % (1 << period_log2)`` of the element.
-memory_address and strides are multiples of the element. WEIGHTS: an element is ``weight_word_bytes``. PARAMETERS: an element is 16 bytes (see
-``PARAMETER``), one channel each; ``local_address`` counts groups of ``lanes`` channels, n_y and n_z are 1. TABLE: elements of one byte, entry i for input byte i (as unsigned). PAIR_TABLE: elements of 4 bytes, entries 0-255 for the low,
-256-511 for the high byte. FILL: nothing is read; every bank takes ``fill_value``.
+LOAD, for each z, y, x (x fastest): the element at ``memory_address + z*memory_stride_z + y*memory_stride_y + (x << element_log2)``
+goes to local address ``local_address + z*local_stride_z + y*local_stride_y + x``. ACTIVATIONS: bank ``r`` takes byte ``r % (1 <<
+period_log2)`` of the element. memory_address and strides are multiples of the element. WEIGHTS: an element is
+``weight_word_bytes``. PARAMETERS: an element is 16 bytes (see ``PARAMETER``), one channel each; ``local_address`` counts groups of
+``lanes`` channels, n_y and n_z are 1. TABLE: elements of one byte, entry i for input byte i (as unsigned). PAIR_TABLE: elements of
+4 bytes, entries 0-255 for the low, 256-511 for the high byte. FILL: nothing is read; every bank takes ``fill_value``.
 
-STORE, for each y, x, and for each of ``pool`` consecutive accumulator words, for each of ``groups`` groups of ``lanes`` columns from ``first_group`` on:
-sum + bias (or, source PAIR: table[low byte] + table[256 + next byte] + bias) -> requantise -> + zero_point -> clamp -> table if use_table -> maximum over the pool.
-``parameters`` is the address in the parameter memory (in groups of ``lanes`` channels) of the first group. The finished bytes go to byte ``byte_offset`` on of the word at
-``scratchpad + y*scratchpad_stride_y + x`` (with ``period_log2`` = p, byte k is written to all banks r with r % 2**p == k; when 2**p is at least ``rows``, to bank k alone)
-and/or to byte ``byte_offset`` on of the memory word at ``memory_address + y*memory_stride_y + x*word_bytes``.
+STORE, for each y, x, and for each of ``pool`` consecutive accumulator words, for each of ``groups`` groups of ``lanes`` columns
+from ``first_group`` on: sum + bias (or, source PAIR: table[low byte] + table[256 + next byte] + bias) -> requantise -> + zero_point
+-> clamp -> table if use_table -> maximum over the pool. ``parameters`` is the address in the parameter memory (in groups of
+``lanes`` channels) of the first group. The finished bytes go to byte ``byte_offset`` on of the word at ``scratchpad +
+y*scratchpad_stride_y + x`` (with ``period_log2`` = p, byte k is written to all banks r with r % 2**p == k; when 2**p is at least
+``rows``, to bank k alone) and/or to byte ``byte_offset`` on of the memory word at ``memory_address + y*memory_stride_y +
+x*word_bytes``.
 """
 
 from __future__ import annotations
@@ -291,7 +294,9 @@ class Instruction:
         known = {f.name: f for f in ENTRIES[self.opcode]}
         for name, value in self.values.items():
             if name not in known or name == "opcode":
-                raise IsaError(f"{self.opcode.name} has no field {name!r}; its fields are {', '.join(k for k in known if k != 'opcode')}")
+                raise IsaError(
+                    f"{self.opcode.name} has no field {name!r}; its fields are {', '.join(k for k in known if k != 'opcode')}"
+                )
             if not known[name].minimum <= value <= known[name].maximum:
                 raise IsaError(
                     f"{self.opcode.name}: {name} must be from {known[name].minimum} to {known[name].maximum}, not {value}"

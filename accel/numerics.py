@@ -58,7 +58,8 @@ def wrap_int32(values: npt.ArrayLike) -> IntArray:
 def quantise_multiplier(real: float) -> tuple[int, int]:
     """Return ``(multiplier, shift)`` nearest to ``real`` (the convention of TensorFlow Lite's ``QuantizeMultiplier``).
 
-    A factor below 2**-32 becomes zero. Raises :class:`NumericsError` for a negative, infinite or NaN factor, or one of 2**30 and more.
+    A factor below 2**-32 becomes zero. Raises :class:`NumericsError` for a negative, infinite or NaN factor, or one of 2**30 and
+    more.
     """
     if not math.isfinite(real) or real < 0:
         raise NumericsError(f"a scale factor must be finite and not negative, not {real}")

@@ -1,7 +1,8 @@
 """A compiled network: the memory image that the engine runs, and what the host must know to feed and read it.
 
-Memory layout of a map: planes of ``channels_per_word`` channels, ``(planes, height, width, element_bytes)``; the last plane's missing
-channels are there but mean nothing. A map of few channels is stored with a small element (a power of two), so that no bus beat is wasted.
+Memory layout of a map: planes of ``channels_per_word`` channels, ``(planes, height, width, element_bytes)``; the last plane's
+missing channels are there but mean nothing. A map of few channels is stored with a small element (a power of two), so that no bus
+beat is wasted.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class ProgramError(SystolithError):
 
 @dataclass(frozen=True, kw_only=True)
 class TensorBinding:
-    """Where a map lies in memory: byte ``address`` (from the program's base), ``planes = ceil(channels / channels_per_word)`` planes."""
+    """Where a map lies in memory: byte ``address`` (from the program's base), ``planes = ceil(channels / channels_per_word)``
+    planes."""
 
     name: str
     shape: Shape
@@ -86,7 +88,8 @@ class LayerInfo:
 class Program:
     """A network compiled for one configuration.
 
-    ``image`` is what memory holds at first, from byte 0: the instructions, then parameters; the rest of ``memory_bytes`` is undefined.
+    ``image`` is what memory holds at first, from byte 0: the instructions, then parameters; the rest of ``memory_bytes`` is
+    undefined.
     """
 
     network: str
@@ -154,9 +157,9 @@ class UnitCounters:
 class RunResult:
     """Outcome of running a program on one or more images.
 
-    ``outputs`` int8 ``(images, height, width, channels)``. ``cycles``: for each image, from start to done; None for backends without time.
-    ``retired``: for each image, the cycle in which each instruction finished (int64, instruction order, BEGIN and END included as 0 and ``cycles``).
-    ``counters``: for each image, the units ``load``, ``execute``, ``store``.
+    ``outputs`` int8 ``(images, height, width, channels)``. ``cycles``: for each image, from start to done; None for backends
+    without time. ``retired``: for each image, the cycle in which each instruction finished (int64, instruction order, BEGIN and END
+    included as 0 and ``cycles``). ``counters``: for each image, the units ``load``, ``execute``, ``store``.
     ``seconds``: wall-clock time spent simulating.
     """
 

@@ -37,15 +37,19 @@ def quantise_model(model: onnx.ModelProto, calibration: npt.ArrayLike, *, name: 
     """Return the int8 form of a float ``model`` with one input, batch first; batch normalisation is folded on the way.
 
     ``calibration`` holds real inputs, float ``(N, ...)`` in the model's own layout; ``name`` is what error messages call the model.
-    Raises :class:`QuantisationError` for an empty or non-finite calibration set, one of another shape, or a model that ONNX Runtime refuses.
+    Raises :class:`QuantisationError` for a calibration set that is empty, not finite or of another shape, and for a model that ONNX
+    Runtime refuses.
     """
     data = np.asarray(calibration)
+    metadata = list(model.metadata_props)
     model = _prepare(model, name)
     value = model.graph.input[0]
     dims = value.type.tensor_type.shape.dim
     wanted = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)[1:]
-    if data.dtype.kind not in "fiu" or data.ndim != len(wanted) + 1 or any(
-        want not in (None, have) for want, have in zip(wanted, data.shape[1:], strict=True)
+    if (
+        data.dtype.kind not in "fiu"
+        or data.ndim != len(wanted) + 1
+        or any(want not in (None, have) for want, have in zip(wanted, data.shape[1:], strict=True))
     ):
         shape = ", ".join(["N", *("any" if n is None else str(n) for n in wanted)])
         raise QuantisationError(f"{name}: calibration data must be numbers of shape ({shape}), not {data.dtype} {data.shape}")
@@ -59,7 +63,7 @@ def quantise_model(model: onnx.ModelProto, calibration: npt.ArrayLike, *, name: 
     with tempfile.TemporaryDirectory(prefix="systolith-") as folder, _quiet():
         plain, prepared, quantised = (str(Path(folder) / f"{stage}.onnx") for stage in ("plain", "prepared", "quantised"))
         try:
-            # A path, not the model itself: for a model in memory the optimiser (which folds batch normalisation) gives up in silence.
+            # A path, not the model itself, with which the optimiser (it folds batch normalisation) gives up in silence.
             onnx.save(model, plain)
             shape_inference.quant_pre_process(plain, prepared, skip_symbolic_shape=True)
             _flatten_biases(prepared)
@@ -81,6 +85,9 @@ def quantise_model(model: onnx.ModelProto, calibration: npt.ArrayLike, *, name: 
     kept = [entry for entry in result.opset_import if entry.domain in used]
     del result.opset_import[:]
     result.opset_import.extend(kept)
+    # Converter and quantiser write entries of their own; the model's are what counts.
+    del result.metadata_props[:]
+    result.metadata_props.extend(metadata)
     return result
 
 
@@ -98,7 +105,9 @@ def _prepare(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         try:
             copy = version_converter.convert_version(copy, OPSET)
         except Exception as error:  # the converter is a C++ binding that raises RuntimeError and its own types
-            raise QuantisationError(f"{name}: cannot be brought from operator set {version} to {OPSET}: {_one_line(error)}") from error
+            raise QuantisationError(
+                f"{name}: cannot be brought from operator set {version} to {OPSET}: {_one_line(error)}"
+            ) from error
     copy.ir_version = max(copy.ir_version, 7)
     kept = [value for value in copy.graph.input if value.name not in constants]
     del copy.graph.input[:]

@@ -7,14 +7,54 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from accel.config import EngineConfig
 from accel.graph import Add, AveragePool, Conv2D, Lookup, MaxPool, Network, Operator, Requantisation, Shape, Tensor, Window
 from accel.numerics import INT8_MAX, INT8_MIN, Rounding, quantise_multiplier
 
-__all__ = ["random_conv", "random_image", "random_network"]
+__all__ = ["ODD_CONFIGS", "random_conv", "random_image", "random_network"]
 
 Int8Array = npt.NDArray[np.int8]
 
 _WEIGHT_ZERO_POINT_LIMIT = 128
+
+
+def _config(
+    name: str,
+    rows: int,
+    columns: int,
+    lanes: int,
+    *,
+    bus: int = 8,
+    scratchpad: int = 1024,
+    weights: int = 256,
+    accumulators: int = 64,
+) -> EngineConfig:
+    groups = 2 << (columns // lanes - 1).bit_length()
+    return EngineConfig(
+        name=name,
+        rows=rows,
+        columns=columns,
+        bus_bytes=bus,
+        lanes=lanes,
+        scratchpad_words=scratchpad,
+        weight_words=weights,
+        accumulator_words=accumulators,
+        parameter_channels=lanes * groups,
+    )
+
+
+#: Engines that are not square, not powers of two, or so small that every layer has to be cut up.
+ODD_CONFIGS = (
+    _config("12x8", 12, 8, 4),
+    _config("4x8", 4, 8, 2),
+    _config("8x4", 8, 4, 4),
+    _config("3x5", 3, 5, 1),
+    _config("32x32", 32, 32, 8, bus=16),
+    _config("2x2 least", 2, 2, 1, bus=2, scratchpad=64, weights=4, accumulators=16),
+    _config("5x3 least", 5, 3, 1, scratchpad=64, weights=16, accumulators=16),
+    _config("8x12 least", 8, 12, 4, scratchpad=64, weights=16, accumulators=16),
+    _config("8x8 little", 8, 8, 2, scratchpad=128, weights=64, accumulators=16),
+)
 
 
 def random_image(rng: np.random.Generator, network: Network) -> Int8Array:
@@ -25,8 +65,8 @@ def random_image(rng: np.random.Generator, network: Network) -> Int8Array:
 def random_network(rng: np.random.Generator, max_macs: int, *, tables: bool = True, elementwise: bool = True) -> Network:
     """Return a random valid network of at most about ``max_macs`` multiply-accumulates in each layer.
 
-    One to five layers: convolutions (strided, padded, dilated, grouped, depthwise, with weight zero points and tables), pools, and, unless
-    switched off, residual adds and lookups. Maps branch: any earlier map may be read again.
+    One to five layers: convolutions (strided, padded, dilated, grouped, depthwise, with weight zero points and tables), pools,
+    and, unless switched off, residual adds and lookups. Maps branch: any earlier map may be read again.
     """
     side = int(rng.integers(1, 13))
     shape = (side, int(rng.integers(1, 13)), _random_channels(rng))
@@ -177,9 +217,7 @@ def _random_window(rng: np.random.Generator, shape: Shape, *, pool: bool, dilate
         return Window(kernel=kernel, stride=kernel)
     axes = [_random_axis(rng, size, pool=pool, dilated=dilated) for size in shape[:2]]
     (tall, down, top, bottom, dilation_y), (wide, across, left, right, dilation_x) = axes
-    return Window(
-        kernel=(tall, wide), stride=(down, across), padding=(top, left, bottom, right), dilation=(dilation_y, dilation_x)
-    )
+    return Window(kernel=(tall, wide), stride=(down, across), padding=(top, left, bottom, right), dilation=(dilation_y, dilation_x))
 
 
 def _random_axis(rng: np.random.Generator, size: int, *, pool: bool, dilated: bool) -> tuple[int, int, int, int, int]:

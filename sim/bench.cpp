@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "Vengine.h"
+#include "Vbench.h"
 #include "memory.hpp"
 #include "verilated.h"
 #ifdef TRACE
@@ -30,7 +30,7 @@ struct Report {
     uint64_t finished;  // cycle in which the interrupt rose
     uint64_t joint[512];
     uint64_t retired[UNITS];
-    uint32_t states[UNITS];
+    uint64_t states;  // of load, execute and store in the latest cycle, three bits each
     Violation violation;
 };
 
@@ -40,7 +40,7 @@ class Bench {
   public:
     explicit Bench(const char* waveforms) {
         context_->traceEverOn(waveforms != nullptr);
-        top_ = std::make_unique<Vengine>(context_.get(), "");
+        top_ = std::make_unique<Vbench>(context_.get(), "");
 #ifdef TRACE
         if (waveforms) {
             trace_ = std::make_unique<VerilatedVcdC>();
@@ -49,11 +49,10 @@ class Bench {
         }
 #endif
         top_->rst = 1;
-        for (int i = 0; i < 2; ++i) {
-            clock(0);
-            clock(1);
-        }
+        edge();
+        edge();
         top_->rst = 0;
+        edge();
     }
 
     ~Bench() {
@@ -73,16 +72,16 @@ class Bench {
         report_ = {};
         for (auto& cycles : retired_) cycles.clear();
         begin_step();
+        memory_.drive(*top_);
+        drive_control(*top_);
     }
 
     Verdict run(uint64_t cycles) {
-        Vengine& top = *top_;
+        Vbench& top = *top_;
         for (; cycles; --cycles) {
+            edge();
             const uint64_t now = memory_.cycle();
-            memory_.drive(top);
-            drive_control(top);
-            clock(0);
-            if (steps_->kind == WAIT && rings(top)) {
+            if (steps_->kind == WAIT && top.rings) {
                 report_.finished = now;
                 counting_ = false;
                 memory_.check_idle();
@@ -90,13 +89,14 @@ class Bench {
             bool moved = count(top, now);
             moved |= step_control(top, now);
             moved |= memory_.step(top);
-            clock(1);
             report_.cycle = now + 1;
             if (moved) moved_ = now;
             if (report_.violation.fault == NO_FAULT) report_.violation = memory_.violation();
             if (report_.violation.fault != NO_FAULT) return VIOLATED;
             if (steps_ == end_) return FINISHED;
             if (now - moved_ > patience_) return STUCK;
+            memory_.drive(top);
+            drive_control(top);
         }
         return RUNNING;
     }
@@ -105,12 +105,17 @@ class Bench {
     const uint64_t* retired(unsigned unit) const { return retired_[unit].data(); }
 
   private:
-    // Verilator renames the port: it takes the name for a word of some C++ dialect.
-    static bool rings(const Vengine& top) { return top.__SYM__interrupt; }
-
-    void clock(int level) {
-        top_->clk = level;
+    // Takes the model over a rising edge, into a cycle with the inputs that were set before.
+    void edge() {
+        top_->clk = 1;
         top_->eval();
+        dump();
+        top_->clk = 0;
+        top_->eval();
+        dump();
+    }
+
+    void dump() {
 #ifdef TRACE
         if (trace_) trace_->dump(time_++);
 #endif
@@ -121,20 +126,17 @@ class Bench {
         data_open_ = steps_ != end_ && steps_->kind == WRITE;
     }
 
-    void drive_control(Vengine& top) {
+    void drive_control(Vbench& top) {
         const bool write = steps_->kind == WRITE;
         top.s_axil_awvalid = write && address_open_;
         top.s_axil_awaddr = steps_->address;
         top.s_axil_wvalid = data_open_;
         top.s_axil_wdata = steps_->data;
-        top.s_axil_wstrb = 15;
-        top.s_axil_bready = 1;
         top.s_axil_arvalid = !write && address_open_;
         top.s_axil_araddr = steps_->address;
-        top.s_axil_rready = 1;
     }
 
-    bool step_control(const Vengine& top, uint64_t now) {
+    bool step_control(const Vbench& top, uint64_t now) {
         bool moved = false, over = false, refused = false;
         switch (steps_->kind) {
         case WRITE:
@@ -152,7 +154,7 @@ class Bench {
             steps_->data = top.s_axil_rdata;
             break;
         default:
-            over = rings(top);
+            over = top.rings;
         }
         if (refused) report_.violation = {CONTROL, REFUSED, now};
         if (over) {
@@ -163,24 +165,21 @@ class Bench {
     }
 
     // Counts a cycle by what the units did in it; returns whether any was busy.
-    bool count(const Vengine& top, uint64_t now) {
-        const uint32_t states[UNITS] = {top.trace_load_state, top.trace_execute_state, top.trace_store_state};
-        const bool retire[UNITS] = {bool(top.trace_load_retire), bool(top.trace_execute_retire), bool(top.trace_store_retire)};
-        report_.joint[states[0] | states[1] << 3 | states[2] << 6] += counting_;
-        bool busy = false;
-        for (unsigned unit = 0; unit < UNITS; ++unit) {
-            report_.states[unit] = states[unit];
-            busy |= states[unit] == UNIT_BUSY;
-            if (retire[unit]) {
-                retired_[unit].push_back(now);
-                ++report_.retired[unit];
-            }
-        }
-        return busy;
+    bool count(const Vbench& top, uint64_t now) {
+        const uint32_t states = top.states;
+        report_.joint[states] += counting_;
+        report_.states = states;
+        if (top.retires)
+            for (unsigned unit = 0; unit < UNITS; ++unit)
+                if (top.retires >> unit & 1) {
+                    retired_[unit].push_back(now);
+                    ++report_.retired[unit];
+                }
+        return (states & 7) == UNIT_BUSY || (states >> 3 & 7) == UNIT_BUSY || states >> 6 == UNIT_BUSY;
     }
 
     std::unique_ptr<VerilatedContext> context_ = std::make_unique<VerilatedContext>();
-    std::unique_ptr<Vengine> top_;
+    std::unique_ptr<Vbench> top_;
 #ifdef TRACE
     std::unique_ptr<VerilatedVcdC> trace_;
     uint64_t time_ = 0;

@@ -1,6 +1,7 @@
 """Write the engine's Verilog: ``python -m sim.export CONFIGURATION FILE``, the configuration as JSON.
 
-A process of its own, so that what is written follows from the sources as they are, not as they were when a longer-lived process imported them.
+A process of its own, so that what is written follows from the sources as they are, not as they were when a process that has long
+been running imported them.
 """
 
 from __future__ import annotations
@@ -23,9 +24,8 @@ def verilog_of(config: EngineConfig) -> str:
     from rtl.engine import Engine
 
     text = verilog.convert(Engine(config), name="engine", emit_src=False, strip_internal_attrs=True)
-    # Memories begin with zeros wherever they can be built; saying so word by word is most of the text, and half of Verilator's work.
-    text = re.sub(r"(?m)^ +\S+ *\[\d+\] = \d+'[hd]0+;\n", "", text)
-    return re.sub(r"(?m)^ +initial begin\n +end\n", "", text)
+    # Memories begin with zeros wherever they can be built; saying so word by word is most of the text and half of Verilator's work.
+    return re.sub(r"(?m)^ *initial begin\n(?: +\S+ *\[\d+\] = \d+'[hd]0+;\n)+ *end\n", "", text)
 
 
 if __name__ == "__main__":

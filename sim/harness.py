@@ -1,15 +1,16 @@
 """What every simulation of the engine shares: the order of events of a run, and what is made of its outcome.
 
-A run is a row of steps on the control port (:func:`steps_of_a_run`) while the memory model answers the engine. In each cycle the bench drives
-the memory's and the control port's signals, lets the engine settle, looks at what it drives, and gives it a rising edge. Cycles are counted
-from the first of the run. The engine is busy for the ``CYCLES`` cycles that end just before ``interrupt`` rises: so the first busy cycle, to which
-everything reported is relative, is known without looking inside.
+A run is a row of steps on the control port (:func:`steps_of_a_run`) while the memory model answers the engine. In each cycle the
+bench drives the memory's and the control port's signals, lets the engine settle, looks at what it drives, and gives it a rising
+edge. Cycles are counted from the first of the run. The engine is busy for the ``CYCLES`` cycles that end just before ``interrupt``
+rises: so the first busy cycle, to which everything reported is relative, is known without looking inside.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import math
 import os
 import tempfile
@@ -23,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from accel.errors import SystolithError
-from accel.isa import CSR, INSTRUCTION_BYTES, Error, Opcode, UnitState
+from accel.isa import CSR, INSTRUCTION_BYTES, Error, IsaError, Opcode, UnitState
 from accel.listing import disassemble
 from accel.program import Bytes, MemoryTiming, Program, RunResult, UnitCounters
 
@@ -42,6 +43,7 @@ __all__ = [
     "StepKind",
     "Stuck",
     "cycle_limit",
+    "pack_images",
     "patience",
     "run_images",
     "steps_of_a_run",
@@ -109,8 +111,8 @@ def steps_of_a_run() -> tuple[Step, ...]:
 class Outcome:
     """What a bench saw of one run that came to an end.
 
-    ``readings`` are the registers read back. ``finished`` is the cycle in which ``interrupt`` rose. ``joint`` int64 ``(8, 8, 8)`` counts
-    the cycles before it by the states of store, execute and load; ``retired`` has the cycles of each unit's retirements, in order.
+    ``readings`` are the registers read back. ``finished`` is the cycle in which ``interrupt`` rose. ``joint`` int64 ``(8, 8, 8)``
+    counts the cycles before it by the states of store, execute and load; ``retired`` has each unit's retirements' cycles, in order.
     """
 
     readings: Sequence[int]
@@ -123,7 +125,7 @@ class Outcome:
         return self.readings[_READ_BACK.index(register)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class Stuck(Exception):
     """Raised by a session whose run does not end: the units' last states and retirements, and whether nothing moved at all."""
 
@@ -136,10 +138,11 @@ class Stuck(Exception):
 class Session(Protocol):
     """An engine under simulation."""
 
-    def run(
-        self, memory: Bytes, *, timing: MemoryTiming, limit: int, patience: int, progress: Progress | None
-    ) -> Outcome:
-        """Run the program in ``memory`` to its end, or raise :class:`Stuck` after ``limit`` cycles or ``patience`` cycles without any progress."""
+    def run(self, memory: Bytes, *, timing: MemoryTiming, limit: int, patience: int, progress: Progress | None) -> Outcome:
+        """Run the program in ``memory`` to its end.
+
+        Raises :class:`Stuck` after ``limit`` cycles, or after ``patience`` cycles in which nothing happened.
+        """
         ...
 
 
@@ -161,17 +164,17 @@ def patience(timing: MemoryTiming) -> int:
     return 2000 + 100 * (timing.latency + timing.interval)
 
 
+def pack_images(program: Program, images: Sequence[npt.ArrayLike]) -> list[Bytes]:
+    """Return the images as they lie in memory. To be called before anything costly, for it refuses those that do not fit."""
+    return [program.input.pack(image) for image in images]
+
+
 def run_images(
-    session: Session,
-    program: Program,
-    images: Sequence[npt.ArrayLike],
-    *,
-    timing: MemoryTiming,
-    progress: Progress | None = None,
+    session: Session, program: Program, images: Sequence[Bytes], *, timing: MemoryTiming, progress: Progress | None = None
 ) -> RunResult:
     """Run a program on one image after the other, the engine started anew for each, memory fresh.
 
-    ``progress`` is called with the cycles simulated so far. Raises :class:`SimulationError` when the engine stops or does not end.
+    ``images`` come from :func:`pack_images`. ``progress`` is called with the cycles simulated so far. Raises :class:`SimulationError` when the engine stops or does not end.
     """
     garbage = np.random.default_rng(_GARBAGE_SEED).integers(0, 256, program.memory_bytes, np.uint8)
     garbage[: program.image.nbytes] = program.image
@@ -187,16 +190,15 @@ def run_images(
         # The memory model wants whole beats.
         memory = np.zeros(-(-program.memory_bytes // program.config.bus_bytes) * program.config.bus_bytes, np.uint8)
         memory[: program.memory_bytes] = garbage
-        packed = binding.pack(image)
-        memory[binding.address : binding.address + binding.nbytes][meant] = packed[meant]
-        base = before
+        memory[binding.address : binding.address + binding.nbytes][meant] = image[meant]
+        report = None if progress is None else functools.partial(_report_from, progress, before)
         try:
             outcome = session.run(
                 memory,
                 timing=timing,
                 limit=cycle_limit(program, timing),
                 patience=patience(timing),
-                progress=None if progress is None else lambda now, base=base: progress(base + now),
+                progress=report,
             )
         except Stuck as stuck:
             raise SimulationError(_describe_stuck(program, stuck)) from None
@@ -216,10 +218,18 @@ def run_images(
     )
 
 
+def _report_from(progress: Progress, before: int, now: int) -> None:
+    """Report the cycles of all images so far."""
+    progress(before + now)
+
+
 def _describe(program: Program, index: int) -> str:
     """Return an instruction as a sentence names it: its number and its line of the listing."""
-    lines = [line for line in disassemble(program).splitlines() if not line.startswith(";")]
-    return f"instruction {' '.join(lines[index].split())}" if index < len(lines) else f"byte {index * INSTRUCTION_BYTES} of the program"
+    try:
+        lines = [line for line in disassemble(program).splitlines() if not line.startswith(";")]
+    except IsaError:  # what stopped the engine may be no instruction
+        lines = []
+    return f"instruction {' '.join(lines[index].split())}" if index < len(lines) else f"instruction {index}"
 
 
 def _check_status(program: Program, outcome: Outcome) -> None:
@@ -230,15 +240,18 @@ def _check_status(program: Program, outcome: Outcome) -> None:
         where = _describe(program, outcome.register(CSR.ERROR_ADDRESS) // INSTRUCTION_BYTES)
         raise SimulationError(f"{program.network}: the engine stopped with error {known.get(code, code)} at {where}")
     if busy or not done or code:
-        raise SimulationError(f"{program.network}: the engine raised its interrupt with status {status:#x}, which is neither done nor an error")
+        raise SimulationError(
+            f"{program.network}: the engine raised its interrupt with status {status:#x}, which is neither done nor an error; "
+            "this is a fault of the hardware description"
+        )
 
 
 def _describe_stuck(program: Program, stuck: Stuck) -> str:
     units = []
     for name, state, count in zip(UNITS, stuck.states, stuck.retired, strict=True):
         mine = _instructions_of(program, name)
-        where = _describe(program, int(mine[count])) if count < len(mine) else "all its instructions finished"
-        units.append(f"{name} is {UnitState(state).name} at {where}")
+        where = f"at {_describe(program, int(mine[count]))}" if count < len(mine) else f"after all its {len(mine)} instructions"
+        units.append(f"{name} is {UnitState(state).name} {where}")
     what = "nothing has moved in the engine for too long" if stuck.idle else "the engine has not ended where any program would have"
     return f"{program.network}: {what}, so the run was stopped in cycle {stuck.cycle}: {'; '.join(units)}"
 

@@ -3,28 +3,28 @@
 ``memory.hpp`` is the same model in C++ beside Verilator; both agree in every cycle. The rules:
 
 Time
-    A run begins with cycle 0. What the memory drives in a cycle depends on earlier cycles only, never on what the engine drives in the
-    same one. A transfer happens in a cycle in which valid and ready are both high.
+    A run begins with cycle 0. What the memory drives in a cycle depends on earlier cycles only, never on what the engine drives in
+    the same one. A transfer happens in a cycle in which valid and ready are both high.
 Reads
     ``arready`` is high. Beats are numbered over the whole run; beat ``k`` is ready in cycle
-    ``max(cycle its address was accepted in + latency, ready of beat k-1 + interval)``. ``rvalid`` rises in the first cycle in which the next beat
-    is ready, stays until the beat is taken, and then shows the one after, at most one a cycle, in order, without a limit to the beats waiting.
+    ``max(cycle its address was accepted in + latency, ready of beat k-1 + interval)``. ``rvalid`` rises in the first cycle in which
+    the next beat is ready and stays until it is taken; at most one a cycle, in order, without a limit to the beats waiting.
     A beat's bytes are those that memory held in the cycle in which *its address was accepted*.
 Writes
-    ``awready`` is high; ``wready`` is high unless a beat was accepted within the last ``interval - 1`` cycles. Data may come before its address.
-    The response is ready ``latency`` cycles after the last of address and beats was accepted; ``bvalid`` rises then and stays until taken.
-    The bytes change, by strobe, in the cycle in which *bvalid rises*: whoever reads before the response reads the old bytes.
+    ``awready`` is high; ``wready`` is high unless a beat was accepted within the last ``interval - 1`` cycles. Data may come before
+    its address. The response is ready ``latency`` cycles after the last of address and beats was accepted; ``bvalid`` rises then
+    and stays until taken. The bytes change, by strobe, in the cycle in which *bvalid rises*: who reads before reads the old bytes.
 Stalls
-    With a seed, each cycle takes one number from SplitMix64; its bits ``12k`` to ``12k+11``, times 100 and below ``4096 * stall_percent``, stall channel
-    ``k`` of AR, R, AW, W, B: the ready signal is low, or the valid signal does not rise (one that is high stays high).
+    With a seed, each cycle takes one number from SplitMix64. Channel ``k`` of AR, R, AW, W, B is stalled when its bits ``12k`` to
+    ``12k+11``, times 100, are below ``4096 * stall_percent``: ready is low, or valid does not rise (one that is high stays high).
 Outside
-    A beat not wholly inside the memory reads as ones, or writes nothing, and is answered with SLVERR; other beats of its burst go on.
+    A beat not wholly inside the memory reads as ones, or writes nothing, and is answered with SLVERR; the rest of a burst goes on.
 Payloads
     While ``rvalid`` or ``bvalid`` is low their payloads are all ones, so whoever looks at them is found out.
 Rules of the engine's side
-    INCR bursts of full-width beats that do not cross a multiple of 4096; an unaligned address counts from the beat it lies in, and may not write
-    below itself; valid stays, with the same payload, until ready; ``wlast`` is on the last beat and no other; when the engine says that it is done nothing
-    is outstanding. A broken rule ends the run with :class:`ProtocolError`. This is always checked.
+    INCR bursts of full-width beats that do not cross a multiple of 4096; an unaligned address counts from the beat it lies in, and
+    may not write below itself; valid stays, with the same payload, until ready; ``wlast`` is on the last beat and no other; when
+    the engine says that it is done nothing is outstanding. This is always checked; :class:`ProtocolError` ends the run.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ class _Response(NamedTuple):
 class Memory:
     """Memory of ``data``'s size behind an AXI4 port of ``bus_bytes``, one run long.
 
-    In each cycle call :meth:`drive`, look at the attributes named like the port's signals, then :meth:`step` with what the engine drives.
+    In each cycle call :meth:`drive`, look at the attributes named like the port's signals, then :meth:`step` with what the engine
+    drives.
 
     Parameters
     ----------
@@ -157,7 +158,7 @@ class Memory:
     """
 
     def __init__(self, data: npt.NDArray[np.uint8], *, base: int, bus_bytes: int, timing: MemoryTiming) -> None:
-        self._bytes = memoryview(data)
+        self._bytes = data.data
         self._base = base
         self._bus_bytes = bus_bytes
         self._size = bus_bytes.bit_length() - 1

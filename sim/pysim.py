@@ -27,6 +27,7 @@ from sim.harness import (
     Step,
     StepKind,
     Stuck,
+    pack_images,
     run_images,
     steps_of_a_run,
     waveform_file,
@@ -176,7 +177,7 @@ class SimulatedEngine:
         self._outputs += [engine.interrupt]
         self._outputs += [getattr(engine, f"trace_{unit}_{what}") for what in ("state", "retire") for unit in UNITS]
         self._run: _Run | None = None
-        self.simulator = Simulator(engine)
+        self.simulator: Any = Simulator(engine)
         self.simulator.add_clock(1e-6)
         self.simulator.add_process(self._process)
 
@@ -240,9 +241,10 @@ class PysimBackend:
         ``vcd`` writes waveforms. ``progress`` is called with the cycles so far.
         Raises :class:`SimulationError` when the engine stops or does not end, :class:`ProtocolError` when it misbehaves on the bus.
         """
+        packed = pack_images(program, images)
         engine = SimulatedEngine(self._component(program.config), bus_bytes=program.config.bus_bytes)
         with ExitStack() as stack:
             waveforms = stack.enter_context(waveform_file(vcd))
             if waveforms is not None:
                 stack.enter_context(engine.simulator.write_vcd(str(waveforms)))
-            return run_images(engine, program, images, timing=timing or MemoryTiming(), progress=progress)
+            return run_images(engine, program, packed, timing=timing or MemoryTiming(), progress=progress)

@@ -29,8 +29,9 @@ from sim.harness import (
     Outcome,
     Progress,
     SimulationError,
-    Step,
+    StepKind,
     Stuck,
+    pack_images,
     run_images,
     steps_of_a_run,
     waveform_file,
@@ -40,13 +41,13 @@ from sim.memory import Channel, Fault, ProtocolError
 __all__ = ["CompiledEngine", "VerilatorBackend", "compile_model", "engine_verilog", "find_compiler", "missing_tool"]
 
 _HERE = Path(__file__).parent
-_SOURCES = ("bench.cpp", "memory.hpp")
+_SOURCES = ("bench.cpp", "bench.v", "memory.hpp")
 
 #: Cycles simulated natively before Python looks after Ctrl-C and progress: a tenth of a second or so.
 _CHUNK = 65536
 
 _VERILATOR_FLAGS = (
-    *("--cc", "--make", "json", "--prefix", "Vengine", "--top-module", "engine"),
+    *("--cc", "--make", "json", "--prefix", "Vbench", "--top-module", "bench"),
     *("-Wno-fatal", "-Wno-lint", "-Wno-style"),  # the Verilog is Yosys's, whose style is not ours to judge
     *("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert", "--no-timing"),
 )
@@ -78,7 +79,7 @@ class _Report(ctypes.Structure):
         ("finished", ctypes.c_uint64),
         ("joint", ctypes.c_uint64 * 512),
         ("retired", ctypes.c_uint64 * 3),
-        ("states", ctypes.c_uint32 * 3),
+        ("states", ctypes.c_uint64),
         ("violation", _Violation),
     )
 
@@ -152,7 +153,7 @@ def compile_model(verilog: str, *, bus_bytes: int, waveforms: bool = False) -> P
         raise SimulationError(f"the Verilator backend cannot run: {missing}")
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
     toolchain = (_version_of("verilator"), *compiler, version, *_COMPILER_FLAGS, _FAST, _SLOW)
-    verilator_flags = (*_VERILATOR_FLAGS, *(("--trace-vcd",) if waveforms else ()))
+    verilator_flags = (*_VERILATOR_FLAGS, f"-GBYTES={bus_bytes}", *(("--trace-vcd",) if waveforms else ()))
     defines = [f"-DBUS_BYTES={bus_bytes}", f"-DUNIT_BUSY={int(UnitState.BUSY)}"]
     if waveforms:
         defines += ["-DTRACE", "-DVM_TRACE=1", "-DVM_TRACE_VCD=1"]
@@ -179,7 +180,8 @@ def compile_model(verilog: str, *, bus_bytes: int, waveforms: bool = False) -> P
 class _Builder:
     """Runs Verilator and the compiler, as many at a time as there are cores.
 
-    They are run from here and not through Verilator's makefiles, which want make, perl and a precompiled header that its wheel has not.
+    They are run from here and not through Verilator's makefiles, which want make, perl and a precompiled header that its wheel
+    has not.
     """
 
     def __init__(self, compiler: list[str], defines: Sequence[str]) -> None:
@@ -198,7 +200,8 @@ class _Builder:
 
             def compile_one(job: tuple[Path, Path, str]) -> None:
                 source, output, optimisation = job
-                processes.run(_NOT_BUILT, [*self._compiler, *self._flags, optimisation, "-c", str(source), "-o", str(output)], directory)
+                command = [*self._compiler, *self._flags, optimisation, "-c", str(source), "-o", str(output)]
+                processes.run(_NOT_BUILT, command, directory)
 
             try:
                 list(pool.map(compile_one, sorted(jobs, key=lambda job: -job[0].stat().st_size)))
@@ -208,10 +211,10 @@ class _Builder:
 
     def build(self, work: Path, library: Path, verilator_flags: Sequence[str], runtime: Sequence[Path]) -> None:
         """Turn ``engine.v`` in ``work`` into a shared library with its bench."""
-        environment = {"VERILATOR_ROOT": str(self.root)}
+        command = [str(self.root / "bin" / "verilator_bin"), *verilator_flags, "-Mdir", "model", "engine.v", str(_HERE / "bench.v")]
         with _Processes() as processes:
-            processes.run(_NOT_BUILT, [str(self.root / "bin" / "verilator_bin"), *verilator_flags, "-Mdir", "model", "engine.v"], work, environment)
-        sources = json.loads((work / "model" / "Vengine.json").read_text(encoding="utf-8"))["sources"]
+            processes.run(_NOT_BUILT, command, work, {"VERILATOR_ROOT": str(self.root)})
+        sources = json.loads((work / "model" / "Vbench.json").read_text(encoding="utf-8"))["sources"]
         jobs = [(_HERE / "bench.cpp", work / "bench.o", _FAST)]
         for kind in ("classes_fast", "classes_slow", "support_fast", "support_slow"):
             optimisation = _SLOW if kind.endswith("slow") else _FAST
@@ -240,7 +243,12 @@ class _Processes:
         if self._stopped:
             return
         process = subprocess.Popen(
-            command, cwd=directory, env={**os.environ, **(environment or {})}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            cwd=directory,
+            env={**os.environ, **(environment or {})},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         self._running.add(process)
         if self._stopped:
@@ -284,7 +292,7 @@ class CompiledEngine:
         """Run the program in ``memory`` to its end. See :class:`sim.harness.Session`; raises :class:`ProtocolError` too."""
         native = self._library
         planned = steps_of_a_run()
-        steps = (_Step * len(planned))(*planned)
+        steps = (_Step * len(planned))(*(_Step(*step) for step in planned))
         native.bench_start(
             self._bench,
             memory.ctypes.data,
@@ -310,9 +318,14 @@ class CompiledEngine:
             violation = report.violation
             raise ProtocolError(Channel(violation.channel), Fault(violation.fault), violation.cycle)
         if verdict != _FINISHED:
-            raise Stuck(cycle=report.cycle, idle=verdict == _STUCK, states=tuple(report.states), retired=tuple(report.retired))
+            raise Stuck(
+                cycle=report.cycle,
+                idle=verdict == _STUCK,
+                states=tuple(report.states >> shift & 7 for shift in (0, 3, 6)),
+                retired=tuple(report.retired),
+            )
         return Outcome(
-            readings=[step.data for step, plan in zip(steps, planned, strict=True) if _reads(plan)],
+            readings=[step.data for step, plan in zip(steps, planned, strict=True) if plan.kind is StepKind.READ],
             finished=report.finished,
             joint=np.array(report.joint, np.int64).reshape(8, 8, 8),
             retired=[self._retired(unit, count) for unit, count in enumerate(report.retired)],
@@ -321,10 +334,6 @@ class CompiledEngine:
     def _retired(self, unit: int, count: int) -> npt.NDArray[np.int64]:
         pointer = self._library.bench_retired(self._bench, unit)
         return np.ctypeslib.as_array(pointer, (count,)).astype(np.int64) if count else np.zeros(0, np.int64)
-
-
-def _reads(step: Step) -> bool:
-    return step.kind == 1
 
 
 def _load(library: Path) -> Any:
@@ -370,7 +379,9 @@ class VerilatorBackend:
         ``vcd`` writes waveforms (slower, and a model of its own). ``progress`` is called with the cycles so far.
         Raises :class:`SimulationError` when the engine stops or does not end, :class:`ProtocolError` when it misbehaves on the bus.
         """
+        packed = pack_images(program, images)
         with waveform_file(vcd) as waveforms:
-            library = compile_model(self._verilog(program.config), bus_bytes=program.config.bus_bytes, waveforms=waveforms is not None)
+            verilog = self._verilog(program.config)
+            library = compile_model(verilog, bus_bytes=program.config.bus_bytes, waveforms=waveforms is not None)
             with CompiledEngine(library, waveforms=waveforms) as engine:
-                return run_images(engine, program, images, timing=timing or MemoryTiming(), progress=progress)
+                return run_images(engine, program, packed, timing=timing or MemoryTiming(), progress=progress)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 
 from accel.compiler.plan import Plan
@@ -11,8 +13,14 @@ from accel.isa import INSTRUCTION_BYTES, Operation
 
 __all__ = ["fits_weight_memory", "smallest_pass", "stage_cycles", "view_words", "weight_limit"]
 
-#: Cycles that a LOAD takes beyond its data: being fetched, and what the memory's latency is not hidden behind the one before.
-_LOAD_OVERHEAD = 16
+#: Cycles that an instruction takes beyond its work: dispatch, and filling and draining the unit.
+_INSTRUCTION_OVERHEAD = 8
+
+#: Cycles that a line of a LOAD takes beyond its data, for the beats that it shares with nobody.
+_LINE_OVERHEAD = 1
+
+#: Share of a unit's cycles that the slowest unit loses to it.
+_CONTENTION = 1 / 8
 
 
 def smallest_pass(config: EngineConfig, operation: Operation) -> int:
@@ -25,59 +33,94 @@ def weight_limit(config: EngineConfig) -> int:
     return max(config.rows, config.weight_words // 4 // config.rows * config.rows)
 
 
+@functools.lru_cache(maxsize=16)
+def _work(stage: Stage, config: EngineConfig) -> tuple[int, int, int]:
+    """Return the passes of all units, the most of one unit, and the groups of lanes of all units for each accumulator word."""
+    passes = [stage.passes(config, unit) for unit in stage.units]
+    return sum(passes), max(passes), sum(stage.store_groups(config, unit) for unit in stage.units)
+
+
 def fits_weight_memory(stage: Stage, config: EngineConfig) -> bool:
     """Whether all weights of a stage stay on chip, whatever the ring loses where it wraps."""
-    passes = [stage.passes(config, unit) for unit in stage.units]
-    return sum(passes) * config.rows + min(max(passes) * config.rows, weight_limit(config)) <= config.weight_words
+    passes, most, _ = _work(stage, config)
+    return passes * config.rows + min(most * config.rows, weight_limit(config)) <= config.weight_words
 
 
 def view_words(stage: Stage, plan: Plan, planes: int) -> int:
     """Return the words of the input loaded at once, at most: one view, of one input."""
-    sides = []
-    chunked = (plan.chunk_ky, plan.chunk_kx)
-    for axis, outputs in ((0, plan.band_rows), (1, plan.band_columns)):
-        low, high = stage.reach(axis, 0, outputs, (0, chunked[axis]))
-        sides.append(high - low)
-    return sides[0] * sides[1] * min(planes, plan.chunk_planes)
+    rows, columns = _view_sides(stage, plan)
+    return rows * columns * min(planes, plan.chunk_planes)
 
 
-def stage_cycles(stage: Stage, config: EngineConfig, plan: Plan, *, loaded: int, planes: int, element_bytes: int, gap: int) -> float:
+def _view_sides(stage: Stage, plan: Plan) -> tuple[int, int]:
+    low, high = stage.reach(0, 0, plan.band_rows, (0, plan.chunk_ky))
+    left, right = stage.reach(1, 0, plan.band_columns, (0, plan.chunk_kx))
+    return high - low, right - left
+
+
+def _parts(size: int, step: int) -> list[tuple[int, int]]:
+    """Return ``(length, how many)`` of the pieces into which :func:`~accel.compiler.stages.spans` cuts a size."""
+    count = -(-size // step)
+    length, longer = divmod(size, count)
+    return [(length + 1, longer), (length, count - longer)] if longer else [(length, count)]
+
+
+def _tiles(size: int, band: int, tile: int) -> list[tuple[int, int]]:
+    """Return ``(length, how many)`` of the tiles along one axis."""
+    return [(length, many * count) for part, many in _parts(size, band) for length, count in _parts(part, tile)]
+
+
+def stage_cycles(
+    stage: Stage, config: EngineConfig, plan: Plan, *, loaded: int, planes: int, element_bytes: int, gap: int
+) -> float:
     """Return the estimated cycles of a stage.
 
-    ``loaded``: inputs that come from memory, ``planes`` of each for a band, in elements of ``element_bytes``, through ``gap`` words.
+    ``loaded``: inputs that come from memory, ``planes`` of each for a band, in elements of ``element_bytes``, through ``gap``
+    words.
     """
     height, width, _ = stage.shape
-    pixels = height * width * stage.pool_words
-    bands = math.ceil(height / plan.band_rows) * math.ceil(width / plan.band_columns)
-    tiles = bands * math.ceil(plan.band_rows / plan.tile_rows) * math.ceil(plan.band_columns / plan.tile_columns)
-    passes = [stage.passes(config, unit) for unit in stage.units]
-    execute = tiles * sum(passes) * max(pixels / tiles, smallest_pass(config, stage.operation))
-    store = pixels * sum(stage.store_groups(config, unit) for unit in stage.units)
-
+    shapes = [
+        (rows * columns * stage.pool_words, many * count)
+        for (rows, many), (columns, count) in itertools.product(
+            _tiles(height, plan.band_rows, plan.tile_rows), _tiles(width, plan.band_columns, plan.tile_columns)
+        )
+    ]
+    tiles = sum(count for _, count in shapes)
+    bands = -(-height // plan.band_rows) * -(-width // plan.band_columns)
+    passes, most, groups = _work(stage, config)
+    least = smallest_pass(config, stage.operation)
+    instructions = tiles * len(stage.units) * _INSTRUCTION_OVERHEAD
+    execute = passes * sum(max(pixels, least) * count for pixels, count in shapes) + instructions
+    store = height * width * stage.pool_words * groups + instructions
     load = 2.0 * tiles * len(stage.units) * INSTRUCTION_BYTES / config.bus_bytes
     if stage.weights:
-        once = sum(passes) * config.rows * max(1, config.weight_word_bytes / config.bus_bytes)
+        once = passes * config.rows * max(1, config.weight_word_bytes / config.bus_bytes)
         if fits_weight_memory(stage, config):
             times = 1
-        elif plan.units_outer and max(passes) * config.rows <= config.weight_words // 2:
+        elif plan.units_outer and most * config.rows <= config.weight_words // 2:
             times = bands
         else:
             times = tiles
         load += once * times
     if not loaded:
-        return max(execute, store, load)
+        return _overlapped(execute, store, load)
 
-    words = view_words(stage, plan, planes)
+    tall, wide = _view_sides(stage, plan)
     kernel = stage.window.kernel
     chunks = math.ceil(planes / plan.chunk_planes) * math.ceil(kernel[0] / plan.chunk_ky) * math.ceil(kernel[1] / plan.chunk_kx)
     if chunks > 1:
         views = tiles * math.ceil(len(stage.units) / plan.tile_units) * chunks
     else:
         views = bands * math.ceil(len(stage.units) / plan.band_units)
-    each = loaded * words * max(1, element_bytes / config.bus_bytes) + _LOAD_OVERHEAD
-    if views > 1 and 2 * loaded * words > gap:
-        return max(execute, store, load) + views * each
+    lines = tall * min(planes, plan.chunk_planes)
+    each = loaded * (lines * (wide * max(1, element_bytes / config.bus_bytes) + _LINE_OVERHEAD) + _INSTRUCTION_OVERHEAD)
+    if views > 1 and 2 * loaded * lines * wide > gap:
+        return _overlapped(execute, store, load) + views * each
     # Rows are loaded as tiles need them, so only those of the first output row are waited for.
     low, high = stage.reach(0, 0, 1)
-    first, last = stage.reach(0, 0, plan.band_rows)
-    return max(execute, store, load + views * each) + each * min(1.0, (high - low) / (last - first))
+    return _overlapped(execute, store, load + views * each) + each * min(1.0, (high - low) / tall)
+
+
+def _overlapped(*units: float) -> float:
+    """Return the cycles of units that work side by side: the slowest one's, and some of the others', which take its ports."""
+    return max(units) + (sum(units) - max(units)) * _CONTENTION

@@ -1,7 +1,7 @@
 """Where maps lie: frames in the scratchpad, with the border that windows read, and maps in memory.
 
-A frame is stored row by row, and within a row plane by plane, so that any band of rows is one run of addresses: hazards between a band
-being written and a band being read are then exact, and all borders take three fills::
+A frame is stored row by row, and within a row plane by plane, so that any band of rows is one run of addresses: hazards between a
+band being written and a band being read are then exact, and all borders take three fills::
 
     word of (plane, y, x) = base + (y - top) * row_words + (plane - first_plane) * pitch + (x - left)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from accel.compiler.errors import CompileError
 from accel.compiler.stages import Region, Stage, Unit, plane_count
-from accel.compiler.weights import fold_bias, pack_parameters, pack_table, weight_parts
+from accel.compiler.weights import factor_shifts, fold_bias, pack_parameters, pack_table, weight_parts
 from accel.config import EngineConfig
 from accel.graph import Add, AveragePool, Conv2D, Lookup, MaxPool, Network, Operator, Shape, Window
 from accel.isa import Operation
@@ -46,7 +47,8 @@ def fuse(network: Network, config: EngineConfig) -> list[Stage]:
             else:
                 break
             fused.add(follower.name)
-            stage = replace(stage, name=f"{stage.name}+{follower.name}", op=f"{stage.op}+{type(follower).__name__}", output=follower.output)
+            names = f"{stage.name}+{follower.name}", f"{stage.op}+{type(follower).__name__}"
+            stage = replace(stage, name=names[0], op=names[1], output=follower.output)
         table = None if finish.table is None else pack_table(finish.table)
         stages.append(replace(stage, minimum=finish.minimum, maximum=finish.maximum, table=table))
     return stages
@@ -129,16 +131,18 @@ def _check_features(op: Operator, config: EngineConfig) -> None:
         raise CompileError(f"{op.name}: needs an activation table, but {config.name} is built without them; set tables = true")
     if isinstance(op, Add) and not config.elementwise:
         raise CompileError(f"{op.name}: adds two maps, but {config.name} is built without operand tables; set elementwise = true")
-    if not config.multiplier:
-        multipliers = np.zeros(0, np.int64)
-        if isinstance(op, Conv2D | Add):
-            multipliers = op.requantisation.multiplier
-        elif isinstance(op, AveragePool):
-            multipliers = np.array([multiplier for multiplier, _ in op.factors.values()])
-        if np.any(multipliers != IDENTITY[0]):
-            raise CompileError(
-                f"{op.name}: its scale factors are not powers of two, and {config.name} is built without multipliers; set multiplier = true"
-            )
+    factors: list[tuple[int, int]] = []
+    rounding = Rounding.DOUBLE_AWAY
+    if isinstance(op, Conv2D | Add | AveragePool):
+        rounding = op.requantisation.rounding
+        factors = list(zip(op.requantisation.multiplier.tolist(), op.requantisation.shift.tolist(), strict=True))
+    if isinstance(op, AveragePool):
+        factors = list(op.factors.values())
+    if not config.multiplier and any(factor_shifts(*factor, rounding, config) is None for factor in factors):
+        raise CompileError(
+            f"{op.name}: its scale factors are not powers of two below 1, and {config.name} is built without multipliers; "
+            "set multiplier = true"
+        )
 
 
 def _channel_units(channels: int, config: EngineConfig) -> tuple[Unit, ...]:
@@ -183,7 +187,7 @@ def _stage(op: Operator, network: Network, config: EngineConfig) -> Stage:
     window, fill = _POINT, 0
     operation = Operation.SUM
     units = _channel_units(channels, config)
-    same = pack_parameters(0, *IDENTITY, rounding, config.columns, config.lanes)
+    same = pack_parameters(0, *IDENTITY, rounding, config.columns, config)
     regions: tuple[Region, ...] = (Region(rows=whole[0], columns=whole[1], parameters=same, uniform=True),)
     weights: tuple[npt.NDArray[np.int8], ...] = ()
     groups = 1
@@ -196,7 +200,7 @@ def _stage(op: Operator, network: Network, config: EngineConfig) -> Stage:
             requantisation = op.requantisation
             rounding, zero_point = requantisation.rounding, requantisation.zero_point
             bias = fold_bias(op, fill)
-            parameters = pack_parameters(bias, requantisation.multiplier, requantisation.shift, rounding, channels, config.lanes)
+            parameters = pack_parameters(bias, requantisation.multiplier, requantisation.shift, rounding, channels, config)
             regions = (Region(rows=whole[0], columns=whole[1], parameters=parameters, uniform=False),)
         case MaxPool():
             operation, window, fill = Operation.MAX, op.window, INT8_MIN
@@ -214,7 +218,7 @@ def _stage(op: Operator, network: Network, config: EngineConfig) -> Stage:
                 Region(
                     rows=whole[0],
                     columns=whole[1],
-                    parameters=pack_parameters(0, multiplier, shift, rounding, count, config.lanes),
+                    parameters=pack_parameters(0, multiplier, shift, rounding, count, config),
                     uniform=uniform,
                 ),
             )
@@ -248,7 +252,7 @@ def _stage(op: Operator, network: Network, config: EngineConfig) -> Stage:
 def _runs(counts: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
     """Return the runs ``[first, last)`` of equal numbers in a vector."""
     edges = [0, *(np.flatnonzero(np.diff(counts)) + 1).tolist(), len(counts)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))
 
 
 def _average_regions(op: AveragePool, shape: Shape, rounding: Rounding, config: EngineConfig) -> tuple[Region, ...]:
@@ -259,7 +263,7 @@ def _average_regions(op: AveragePool, shape: Shape, rounding: Rounding, config: 
         Region(
             rows=rows,
             columns=columns,
-            parameters=pack_parameters(bias, *op.factors[int(counts[rows[0], columns[0]])], rounding, config.columns, config.lanes),
+            parameters=pack_parameters(bias, *op.factors[int(counts[rows[0], columns[0]])], rounding, config.columns, config),
             uniform=True,
         )
         for rows in _runs(counts[:, 0])

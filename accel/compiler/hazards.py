@@ -1,7 +1,7 @@
 """Which instruction must wait for which: the ``after_*`` fields, from what every instruction reads and writes.
 
-Program order defines the result. The three units keep their own order, so only conflicts between units need a wait, and only the latest
-conflicting instruction of each unit counts.
+Program order defines the result. The three units keep their own order, so only conflicts between units need a wait, and only the
+latest conflicting instruction of each unit counts.
 """
 
 from __future__ import annotations
@@ -68,6 +68,9 @@ class _Intervals:
         low = bisect_right(self._starts, first) - 1
         high = bisect_left(self._starts, last)
         found = self._marks[low:high]
+        if len(found) == 1:
+            only = found[0]
+            return (max(only[0], only[3]), max(only[1], only[4]), max(only[2], only[5])) if write else only[:3]
         if write:
             return (
                 max(max(m[0], m[3]) for m in found),

@@ -1,7 +1,8 @@
 """Fourth pass: each stage's loop nest, as instructions.
 
-Program order is tile by tile: what a tile loads, then its EXECUTEs, then its STOREs. The engine's three queues run ahead on their own, so
-this order is all the prefetching there is; which accumulator half, ring address or band buffer comes next is only ever "the next one".
+Program order is tile by tile: what a tile loads, then its EXECUTEs, then its STOREs. The engine's three queues run ahead on their
+own, so this order is all the prefetching there is; which accumulator half, ring address or band buffer comes next is only ever
+"the next one".
 """
 
 from __future__ import annotations
@@ -41,9 +42,7 @@ def lower(
     for index, (stage, plan) in enumerate(zip(stages, plans, strict=True)):
         before = (emitter.count, emitter.bytes_read, emitter.bytes_written)
         _StageLowering(index, stage, plan, stages, placement, maps, emitter, state).run()
-        ranges.append(
-            (before[0], emitter.count - before[0], emitter.bytes_read - before[1], emitter.bytes_written - before[2])
-        )
+        ranges.append((before[0], emitter.count - before[0], emitter.bytes_read - before[1], emitter.bytes_written - before[2]))
     return ranges
 
 
@@ -153,7 +152,9 @@ class _StageLowering:
             self._tile(region, band, units, group, tile)
 
     def _tiles(self, band: _Tile, *, first: bool, last: bool) -> Iterator[_Tile]:
-        """Cut a band into tiles; the very first and last ones of a stage small, so that the next unit starts early and drains fast."""
+        """Cut a band into tiles; the very first and last ones of a stage small, so that the next unit starts early and drains
+        fast.
+        """
         stage, most = self.stage, self.plan.tile_rows
         width = min(band.columns, self.plan.tile_columns) * stage.pool_words
         unit = stage.units[-1]
@@ -248,7 +249,9 @@ class _StageLowering:
                 for piece in self._pieces(box):
                     if (weights := self._weights(unit, part, piece)) is None:
                         continue
-                    self._execute(Operation.ARRAY, piece, unit, tile, sources[0], accumulators, accumulate=not fresh, weights=weights)
+                    self._execute(
+                        Operation.ARRAY, piece, unit, tile, sources[0], accumulators, accumulate=not fresh, weights=weights
+                    )
                     fresh = False
             return
         operations = (Operation.LOW, Operation.HIGH) if self.stage.is_pair else (self.stage.operation,)
@@ -397,7 +400,8 @@ def _parameter_chunks(stage: Stage, config: EngineConfig) -> dict[int, tuple[int
 
 
 def _tapered(total: int, most: int, least: int, front: int, back: int) -> list[int]:
-    """Cut ``total`` rows into tiles of at most ``most``, growing from ``least`` ``front``-fold from the first and ``back``-fold from the last.
+    """Cut ``total`` rows into tiles of at most ``most``, growing from ``least`` ``front``-fold from the first and ``back``-fold
+    from the last.
 
     A growth of 0 means tiles of full size from the start.
     """

@@ -17,8 +17,10 @@ __all__ = ["Placement", "place"]
 class Placement:
     """Where maps live.
 
-    ``frames``: resident maps. ``last_use``: the last stage that reads a resident map from the scratchpad; later readers load it from memory.
-    ``in_memory``: maps that stages load, and the output. ``gaps``: for each stage, the words ``[first, last)`` free for loaded bands.
+    ``frames``: resident maps. ``last_use``: the last stage that reads a resident map from the scratchpad; later readers load it
+    from memory.
+    ``in_memory``: maps that stages load, and the output. ``gaps``: for each stage, the words ``[first, last)`` free for loaded
+    bands.
     """
 
     frames: Mapping[str, Frame]
@@ -33,9 +35,7 @@ class Placement:
 
 def place(network: Network, stages: list[Stage], config: EngineConfig) -> Placement:
     """Keep as many maps on chip as fit; when space runs out, give up the one whose next use is farthest away."""
-    readers = {
-        stage.output: [index for index, reader in enumerate(stages) if stage.output in reader.inputs] for stage in stages
-    }
+    readers = {stage.output: [index for index, reader in enumerate(stages) if stage.output in reader.inputs] for stage in stages}
     last_use = {tensor: uses[-1] for tensor, uses in readers.items() if uses}
     while True:
         attempt = _attempt(network, stages, config, readers, last_use)
@@ -110,7 +110,9 @@ def _victim(live: Mapping[str, Frame], index: int, stage: Stage, readers: Mappin
 
 
 def _wanted(stage: Stage, config: EngineConfig) -> int:
-    """Return the words with which a loaded input can be worked on well: two bands of one output row each, if half the scratchpad allows."""
+    """Return the words with which a loaded input can be worked on well: two bands of one output row each, if half the scratchpad
+    allows.
+    """
     low, high = stage.reach(1, 0, stage.shape[1])
     planes = max(unit.last_plane - unit.first_plane for unit in stage.units)
 

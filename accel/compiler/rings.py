@@ -14,8 +14,8 @@ _Value = TypeVar("_Value")
 class Ring(Generic[_Value]):
     """Addresses ``[first, last)``, handed out in turn. Each allocation is contiguous, so the end is skipped when it is too short.
 
-    Allocations are forgotten, oldest first, as their addresses are handed out again; whoever orders the accesses (the hazard tracker)
-    sees to it that their readers are done by then.
+    Allocations are forgotten, oldest first, as their addresses are handed out again; whoever orders the accesses (the hazard
+    tracker) sees to it that their readers are done by then.
     """
 
     def __init__(self, first: int, last: int) -> None:

@@ -1,8 +1,8 @@
 """What the compiler works on: stages, each one pass of the engine over a map.
 
-A stage is one or more fused operators. Whatever the operator, it is the same nest: for every output pixel and every unit (a group of at
-most ``columns`` output channels), accumulate over window taps and input planes, then finish in the output stage. Only the operation, the
-units and the parameters differ.
+A stage is one or more fused operators. Whatever the operator, it is the same nest: for every output pixel and every unit (a group
+of at most ``columns`` output channels), accumulate over window taps and input planes, then finish in the output stage. Only the
+operation, the units and the parameters differ.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def plane_count(config: EngineConfig, channels: int) -> int:
 
 
 def storage_period(config: EngineConfig, channels: int) -> int:
-    """Return the channels after which a word repeats them: a power of two that divides ``rows``, or ``rows`` for maps that are not narrow."""
+    """Return the channels after which a word repeats them: a power of two that divides ``rows``, or ``rows`` for maps that are
+    not narrow.
+    """
     period = 1 << (channels - 1).bit_length()
     return period if 2 * period <= config.rows and config.rows % period == 0 else config.rows
 
@@ -57,7 +59,8 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """Output channels ``first_channel`` on, computed side by side in the columns from input planes ``first_plane`` to ``last_plane - 1``.
+    """Output channels ``first_channel`` on, computed side by side in the columns from input planes ``first_plane`` to
+    ``last_plane - 1``.
 
     ``row_offset`` is the row of the first channel in the operations that bypass the array.
     """
@@ -69,20 +72,26 @@ class Unit:
     row_offset: int = 0
 
     def pieces(self, config: EngineConfig) -> tuple[Piece, ...]:
-        """Cut the unit's channels at the boundaries of output words. ``lanes`` divides rows and columns, so every cut is between groups."""
+        """Cut the unit's channels at the boundaries of output words. ``lanes`` divides rows and columns, so every cut is between
+        groups.
+        """
         pieces = []
         column = 0
         while column < self.channels:
             plane, byte = divmod(self.first_channel + column, config.rows)
             count = min(config.rows - byte, self.channels - column)
-            pieces.append(Piece(first_group=column // config.lanes, groups=-(-count // config.lanes), plane=plane, byte_offset=byte))
+            pieces.append(
+                Piece(first_group=column // config.lanes, groups=-(-count // config.lanes), plane=plane, byte_offset=byte)
+            )
             column += count
         return tuple(pieces)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Region:
-    """Output rows and columns that share parameters. ``parameters``: uint8 ``(channels, 16)``, or ``(columns, 16)`` when ``uniform``."""
+    """Output rows and columns that share parameters. ``parameters``: uint8 ``(channels, 16)``, or ``(columns, 16)`` when
+    ``uniform``.
+    """
 
     rows: tuple[int, int]
     columns: tuple[int, int]
@@ -94,9 +103,10 @@ class Region:
 class Stage:
     """Fused operators, ready to be placed and tiled.
 
-    ``window`` slides over the input, giving ``pool[0] * pool[1]`` sums for each pixel of ``shape``, the output after the fused maximum.
-    ``weights``: int8 parts ``(out channels, height, width, in channels / groups)`` whose sum is the weights less their zero points; empty
-    for operations that bypass the array. ``fill`` is what the input reads as outside the map.
+    ``window`` slides over the input, giving ``pool[0] * pool[1]`` sums for each pixel of ``shape``, the output after the fused
+    maximum.
+    ``weights``: int8 parts ``(out channels, height, width, in channels / groups)`` whose sum is the weights less their zero
+    points; empty for operations that bypass the array. ``fill`` is what the input reads as outside the map.
     """
 
     name: str
@@ -137,7 +147,9 @@ class Stage:
         return self.pool[0] * self.window.stride[0], self.pool[1] * self.window.stride[1]
 
     def reach(self, axis: int, first: int, last: int, taps: tuple[int, int] | None = None) -> tuple[int, int]:
-        """Return the input rows (axis 0) or columns (axis 1) ``[low, high)`` that outputs ``[first, last)`` read at kernel positions ``taps``."""
+        """Return the input rows (axis 0) or columns (axis 1) ``[low, high)`` that outputs ``[first, last)`` read at kernel
+        positions ``taps``.
+        """
         low_tap, high_tap = taps or (0, self.window.kernel[axis])
         stride, dilation, before = self.window.stride[axis], self.window.dilation[axis], self.window.padding[axis]
         low = first * self.pool[axis] * stride + low_tap * dilation - before

@@ -20,8 +20,8 @@ MAX_COUNT = 1023
 def choose_plan(stage: Stage, config: EngineConfig, *, loaded: int, element_bytes: int, gap: int) -> Plan:
     """Return the plan of least estimated cycles.
 
-    ``loaded``: inputs that come from memory, through ``gap`` words, in elements of ``element_bytes``. Raises :class:`CompileError` when not
-    even the smallest tile fits.
+    ``loaded``: inputs that come from memory, through ``gap`` words, in elements of ``element_bytes``. Raises
+    :class:`CompileError` when not even the smallest tile fits.
     """
     candidates = _resident_plans(stage, config) if not loaded else _loaded_plans(stage, config, loaded, gap)
     best: tuple[float, Plan] | None = None

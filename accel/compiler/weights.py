@@ -11,10 +11,14 @@ from accel.graph import Conv2D
 from accel.isa import PARAMETER_BYTES
 from accel.numerics import INT8_MAX, INT8_MIN, Rounding, shift_stages, wrap_int32
 
-__all__ = ["Box", "fold_bias", "pack_parameters", "pack_table", "pack_weights", "unit_weights", "weight_parts"]
+__all__ = ["Box", "factor_shifts", "fold_bias", "pack_parameters", "pack_table", "pack_weights", "unit_weights", "weight_parts"]
 
-#: Ranges of planes, kernel rows and kernel columns: ``((first, last), (first, last), (first, last))``, planes counted from the map's first.
+#: Ranges of planes, kernel rows and kernel columns: ``((first, last), (first, last), (first, last))``, planes counted from the
+#: map's first.
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+#: Largest shift of one stage of the rounder.
+MAX_STAGE = 31
 
 
 def weight_parts(conv: Conv2D) -> tuple[Int8Array, ...]:
@@ -35,20 +39,42 @@ def fold_bias(conv: Conv2D, input_zero_point: int) -> npt.NDArray[np.int64]:
     return wrap_int32(conv.bias.astype(np.int64) - input_zero_point * totals)
 
 
+def factor_shifts(multiplier: int, shift: int, rounding: Rounding, config: EngineConfig) -> tuple[int, int] | None:
+    """Return the two right shifts that apply a factor after its multiplier.
+
+    An engine without multipliers has only the shifts, so they make up for a multiplier that is a power of two (or zero); None
+    when it is another, or when the factor would shift left.
+    """
+    first, second = shift_stages(shift, rounding)
+    if config.multiplier:
+        return first, second
+    if multiplier == 0:
+        return MAX_STAGE, MAX_STAGE
+    if multiplier & (multiplier - 1):
+        return None
+    left = multiplier.bit_length() - 1
+    if rounding is Rounding.DOUBLE_AWAY:
+        return (first - left, second) if first >= left else None
+    total = first + second - left
+    return (total - min(total, MAX_STAGE), min(total, MAX_STAGE)) if total >= 0 else None
+
+
 def pack_parameters(
-    bias: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike, rounding: Rounding, channels: int, lanes: int
+    bias: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike, rounding: Rounding, channels: int, config: EngineConfig
 ) -> Bytes:
     """Return parameter entries, uint8 ``(channels rounded up to lanes, 16)``; the arguments broadcast to ``channels``."""
     entries = np.zeros(
-        -(-channels // lanes) * lanes,
+        -(-channels // config.lanes) * config.lanes,
         np.dtype([("bias", "<i4"), ("multiplier", "<u4"), ("first", "u1"), ("second", "u1"), ("rest", "V6")]),
     )
     assert entries.itemsize == PARAMETER_BYTES
-    stages = np.array([shift_stages(int(s), rounding) for s in np.atleast_1d(shift)])
+    factors = zip(np.atleast_1d(multiplier).tolist(), np.atleast_1d(shift).tolist(), strict=True)
+    # Layers were refused before if an engine without multipliers cannot shift by their factors.
+    shifts = np.array([factor_shifts(m, s, rounding, config) for m, s in factors], np.uint8)
     entries["bias"][:channels] = bias
     entries["multiplier"][:channels] = multiplier
-    entries["first"][:channels] = stages[:, 0]
-    entries["second"][:channels] = stages[:, 1]
+    entries["first"][:channels] = shifts[:, 0]
+    entries["second"][:channels] = shifts[:, 1]
     return entries.view(np.uint8).reshape(-1, PARAMETER_BYTES)
 
 
@@ -58,7 +84,9 @@ def pack_table(table: npt.NDArray[np.generic]) -> Bytes:
 
 
 def unit_weights(stage: Stage, unit: Unit, config: EngineConfig) -> Int8Array:
-    """Return a unit's weights, int8 ``(parts, planes, height, width, rows, columns)``, zero where a channel is missing or in another group."""
+    """Return a unit's weights, int8 ``(parts, planes, height, width, rows, columns)``, zero where a channel is missing or in
+    another group.
+    """
     height, width = stage.window.kernel
     rows = config.rows
     planes = unit.last_plane - unit.first_plane
@@ -81,7 +109,8 @@ def unit_weights(stage: Stage, unit: Unit, config: EngineConfig) -> Int8Array:
 def pack_weights(weights: Int8Array, tap_rows: int, config: EngineConfig) -> Bytes:
     """Return the weight words of one EXECUTE in the order it takes them, uint8 ``(passes * rows, weight_word_bytes)``.
 
-    ``weights`` int8 ``(planes, height, width, rows, columns)``. A pass holds ``rows // tap_rows`` taps, each with its rows in falling order.
+    ``weights`` int8 ``(planes, height, width, rows, columns)``. A pass holds ``rows // tap_rows`` taps, each with its rows in
+    falling order.
     """
     taps = weights.reshape(-1, *weights.shape[3:])[:, :tap_rows]
     group = config.rows // tap_rows

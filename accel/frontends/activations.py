@@ -19,7 +19,8 @@ Evaluate = Callable[[FloatArray], FloatArray]
 class Function:
     """A float32 function of one value: the layer's ``name``, the operator's ``kind``, and how to ``evaluate`` it on an array.
 
-    ``bounds`` is set when it only clamps to that interval; ``monotone`` when it never decreases, so that it commutes with a maximum.
+    ``bounds`` is set when all it does is clamp to that interval; ``monotone`` when it never decreases, so that it commutes
+    with a maximum.
     """
 
     name: str
@@ -39,7 +40,7 @@ def quantise(values: npt.ArrayLike, scale: np.float32, zero_point: int) -> npt.N
     """Return ``clip(round(values / scale) + zero_point)``: float32 division, ties to even (ONNX's QuantizeLinear). Any shape."""
     with np.errstate(over="ignore"):
         quotient = np.asarray(values, np.float32) / np.float32(scale)
-    return np.clip(np.rint(quotient).astype(np.float64) + zero_point, -128, 127).astype(np.int8)
+    return np.asarray(np.clip(np.rint(quotient).astype(np.float64) + zero_point, -128, 127), np.int8)
 
 
 def dequantise(values: npt.ArrayLike, scale: np.float32, zero_point: int) -> FloatArray:
@@ -72,6 +73,10 @@ def _hard_sigmoid(alpha: float, beta: float) -> Evaluate:
     return lambda x: np.clip(np.float32(alpha) * x + np.float32(beta), np.float32(0), np.float32(1))
 
 
+def _softsign(x: FloatArray) -> FloatArray:
+    return np.asarray(x / (np.float32(1) + np.abs(x)), np.float32)
+
+
 def _hard_swish(x: FloatArray) -> FloatArray:
     return x * _hard_sigmoid(1 / 6, 0.5)(x)
 
@@ -89,7 +94,11 @@ def _leaky(alpha: float) -> Evaluate:
 #: Operator type -> (attributes with their defaults, from attribute values to the evaluation, whether it never decreases).
 FUNCTIONS: dict[str, tuple[dict[str, float | str], Callable[..., Evaluate], bool]] = {
     "Abs": ({}, lambda: np.abs, False),
-    "Celu": ({"alpha": 1.0}, lambda alpha: _through_double(lambda x: np.maximum(x, 0) + np.minimum(0, alpha * np.expm1(x / alpha))), True),
+    "Celu": (
+        {"alpha": 1.0},
+        lambda alpha: _through_double(lambda x: np.maximum(x, 0) + np.minimum(0, alpha * np.expm1(x / alpha))),
+        True,
+    ),
     "Elu": ({"alpha": 1.0}, lambda alpha: _through_double(lambda x: np.where(x >= 0, x, alpha * np.expm1(x))), True),
     "Erf": ({}, lambda: _through_double(_erf), True),
     "Exp": ({}, lambda: _through_double(np.exp), True),
@@ -106,7 +115,7 @@ FUNCTIONS: dict[str, tuple[dict[str, float | str], Callable[..., Evaluate], bool
     ),
     "Sigmoid": ({}, lambda: _through_double(_sigmoid), True),
     "Softplus": ({}, lambda: _through_double(_softplus), True),
-    "Softsign": ({}, lambda: lambda x: x / (np.float32(1) + np.abs(x)), True),
+    "Softsign": ({}, lambda: _softsign, True),
     "Tanh": ({}, lambda: _through_double(np.tanh), True),
     "ThresholdedRelu": ({"alpha": 1.0}, lambda alpha: lambda x: np.where(x > np.float32(alpha), x, np.float32(0)), True),
 }

@@ -47,7 +47,7 @@ NETWORKS: Mapping[str, Builtin] = MappingProxyType(
 
 
 def sample_images(network: Network | str) -> tuple[Pixels, Pixels] | None:
-    """Return a built-in network's held-out images, uint8 ``(N, height, width)``, and their classes, uint8 ``(N,)``; None if it has none.
+    """Return a built-in network's held-out images, uint8 ``(N, height, width)``, and their classes, uint8 ``(N,)``, or None.
 
     The images are pixels, to be passed through :func:`accel.images.as_images`.
     """

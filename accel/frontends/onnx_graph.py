@@ -1,6 +1,6 @@
 """From the nodes of a quantised ONNX graph to layers: values, names, and how a real expression becomes integer layers.
 
-Between a DequantizeLinear and the next QuantizeLinear a value is a real *expression* (see :mod:`accel.frontends.onnx_values`), and the
+Between a DequantizeLinear and the next QuantizeLinear a value is a real *expression* (:mod:`accel.frontends.onnx_values`), and the
 QuantizeLinear turns it into layers at once; a QLinear operator is the same with both ends in one node. A maximum never needs a
 rounding of its own, since quantisation never decreases, so it moves behind the quantisation and works on bytes.
 The operators themselves are read in :mod:`accel.frontends.onnx_operators`.
@@ -43,7 +43,7 @@ from accel.frontends.onnx_values import (
     channels_first,
     dequantised_constant,
 )
-from accel.graph import Add, AveragePool, Conv2D, Lookup, MaxPool, Operator, Requantisation, Shape, Tensor, Window
+from accel.graph import Add, AveragePool, Conv2D, Lookup, MaxPool, Operator, Requantisation, Shape, Tensor
 from accel.numerics import MAX_SHIFT, MIN_SHIFT, Rounding, quantise_multiplier
 
 __all__ = ["Handler", "Importer", "Node", "clean", "one_line"]
@@ -65,7 +65,7 @@ class Node:
     def get(self, name: str, default: Any) -> Any:
         """Return an attribute's value, strings as str, or ``default`` where it is left out."""
         value = self.attributes.get(name, default)
-        return value.decode() if isinstance(value, bytes) else value
+        return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def clean(name: str) -> str:
@@ -115,7 +115,7 @@ class Importer:
         if element_type == onnx.TensorProto.FLOAT:
             self.values[name] = FloatInput(shape, index)
         else:
-            self.input = Map(self._input_name, shape, Grid(unsigned=element_type == onnx.TensorProto.UINT8))
+            self.input = Map(self._input_name, shape, Grid(element_type == onnx.TensorProto.UINT8, is_known=False))
             self.values[name] = View(self.input, index)
 
     def finish(self, output: str) -> tuple[Tensor, tuple[Operator, ...], dict[str, Tensor], str]:
@@ -135,7 +135,9 @@ class Importer:
                         raise OnnxError(f"{self.name}: the output {output!r} is not quantised; end the model with QuantizeLinear")
         else:
             what = f"the result of {origin.core.label}" if isinstance(origin, Real) else f"the output {output!r}"
-            raise OnnxError(f"{self.name}: {what} is not quantised at the end of the model; put a QuantizeLinear and a DequantizeLinear there")
+            raise OnnxError(
+                f"{self.name}: {what} is not quantised at the end of the model; put a QuantizeLinear and a DequantizeLinear there"
+            )
         if self.input is None or not self.operators:
             raise OnnxError(f"{self.name}: no layer lies between the model's input and its output {output!r}")
         positions = origin.index.reshape(-1)
@@ -193,7 +195,9 @@ class Importer:
             why = "only its weights are quantised" if has_weights else "its input is not quantised"
             return self.error(node, f"{why}; quantise the activations too, for instance with onnxruntime's quantize_static")
         if isinstance(value, View):
-            return self.error(node, "works on bytes without a scale; put a DequantizeLinear before it and a QuantizeLinear after it")
+            return self.error(
+                node, "works on bytes without a scale; put a DequantizeLinear before it and a QuantizeLinear after it"
+            )
         if isinstance(value, Host):
             return self.error(node, "follows a Softmax or the like, which is left to the host and so must come last")
         return self.error(node, "one input must be an activation where there is " + ("none" if value is None else "a constant"))
@@ -238,11 +242,13 @@ class Importer:
             zero = np.zeros((), np.uint8 if unsigned else np.int8)
         if scale.ndim > 1 or zero.size not in (1, scale.size):
             raise self.error(
-                node, f"its {what} scale and zero point must be scalars or vectors of one length, not of shapes {scale.shape} and {zero.shape}"
+                node,
+                f"its {what} scale and zero point must be scalars or vectors of one length, not {scale.shape} and {zero.shape}",
             )
-        if not (np.isfinite(scale).all() and (scale > 0).all()):
-            raise self.error(node, f"its {what} scale must be finite and positive, not {float(scale[~(scale > 0)].reshape(-1)[0])}")
-        return (part.reshape(()) if part.size == 1 else part for part in (scale, zero))  # type: ignore[return-value]
+        bad = scale[~(np.isfinite(scale) & (scale > 0))]
+        if bad.size:
+            raise self.error(node, f"its {what} scale must be finite and positive, not {float(bad.reshape(-1)[0])}")
+        return scale.reshape(()) if scale.size == 1 else scale, zero.reshape(()) if zero.size == 1 else zero
 
     def grid(self, node: Node, position: int, *, unsigned: bool, what: str) -> tuple[np.float32, int, bool]:
         """Return an activation's scale, its zero point moved to int8, and whether its bytes are unsigned."""
@@ -260,11 +266,13 @@ class Importer:
         scale, zero, unsigned = self.grid(node, position, unsigned=grid.unsigned, what=what)
         if unsigned != grid.unsigned:
             raise self.error(node, f"its {what} is {_type(grid.unsigned)}, but the zero point {_type(unsigned)}")
-        if grid.scale is None or grid.zero_point is None:
-            grid.scale, grid.zero_point = scale, zero
+        if not grid.is_known:
+            grid.scale, grid.zero_point, grid.is_known = scale, zero, True
         if grid.zero_point != zero:
             moved = 128 if unsigned else 0
-            raise self.error(node, f"reads its {what} with zero point {zero + moved}, but it is written with {grid.zero_point + moved}")
+            raise self.error(
+                node, f"reads its {what} with zero point {zero + moved}, but it is written with {grid.zero_point + moved}"
+            )
         return Real(Dequantised(view.map, scale, zero), view.map.shape, view.index)
 
     def quantised_constant(
@@ -299,7 +307,9 @@ class Importer:
             origin = f"{functions[-1].kind} {functions[-1].name!r}"
         else:
             origin = core.label
-        raise self.error(node, f"reads the result of {origin}, which is not quantised; put QuantizeLinear and DequantizeLinear between them")
+        raise self.error(
+            node, f"reads the result of {origin}, which is not quantised; put QuantizeLinear and DequantizeLinear between them"
+        )
 
     def check_spatial(self, node: Node, shape: Shape, index: Index) -> None:
         """Refuse an activation that is not a map with channels first: what convolutions and pooling read."""
@@ -307,7 +317,7 @@ class Importer:
             raise self.error(node, f"its input must have 4 axes (or 3), batch and channels first, not shape {index.shape}")
         if not _is_channels_first(index, shape):
             raise LayoutError(
-                f"{self.name}: {node.label}: its input {index.shape} is the map {shape} (height, width, channels) with its axes mixed; "
+                f"{self.name}: {node.label}: its input {index.shape} is the map {shape} (height, width, channels) with axes mixed; "
                 "a Reshape or Transpose before it must not move data between axes"
             )
 
@@ -332,8 +342,9 @@ class Importer:
         core, steps = real.core, list(real.steps)
         if isinstance(core, Dequantised):
             # Maxima before any function work on the bytes that are there.
-            while steps and isinstance(steps[0], Pool):
-                core = replace(core, map=self._pooled(core.map, [steps.pop(0)]))  # type: ignore[list-item]
+            while steps and isinstance(pool := steps[0], Pool):
+                core = replace(core, map=self._pooled(core.map, [pool]))
+                steps.pop(0)
         functions = [step for step in steps if isinstance(step, Function)]
         pools = [step for step in steps if isinstance(step, Pool)]
         for function in functions:
@@ -350,20 +361,20 @@ class Importer:
         limits = np.array([-np.inf, np.inf], np.float32)
         for function in functions:
             limits = function.evaluate(limits)
-        assert grid.scale is not None and grid.zero_point is not None
         low, high = (int(byte) for byte in quantise(limits, grid.scale, grid.zero_point))
         return self._pooled(self._computed(node, core, grid, low, high), pools)
 
     def _looked_up(self, node: Node, core: Dequantised, functions: list[Function], grid: Grid) -> Map:
         """Return functions of a byte as a table, or the map itself where nothing changes."""
-        assert grid.scale is not None and grid.zero_point is not None
         if not functions and (grid.scale, grid.zero_point, grid.unsigned) == (core.scale, core.zero_point, core.map.grid.unsigned):
             return core.map
         values = dequantise(_BYTES, core.scale, core.zero_point)
         for function in functions:
             values = function.evaluate(values)
         if np.isnan(values).any():
-            raise self.error(node, f"{functions[-1].kind} {functions[-1].name!r} is not defined for every value that its input can have")
+            raise self.error(
+                node, f"{functions[-1].kind} {functions[-1].name!r} is not defined for every value that its input can have"
+            )
         table = quantise(values, grid.scale, grid.zero_point)
         return self._layer(Lookup, functions[-1].name if functions else node.name, (core.map,), grid, table=table)
 
@@ -381,7 +392,6 @@ class Importer:
 
     def _computed(self, node: Node, core: Linear | Average | Sum, grid: Grid, low: int, high: int) -> Map:
         """Return a core quantised to a grid and clamped to bytes: one layer."""
-        assert grid.scale is not None and grid.zero_point is not None
         if isinstance(core, Linear):
             factors = np.asarray(core.accumulator_scale / grid.scale, np.float32).reshape(-1)
             requantisation = _requantisation([self._factor(node, float(f)) for f in factors], grid.zero_point, low, high)
@@ -501,13 +511,7 @@ def _requantisation(factors: list[tuple[int, int]], zero_point: int, low: int, h
 
 
 def _tensor(entry: Map) -> Tensor:
-    grid = entry.grid
-    return Tensor(
-        name=entry.name,
-        shape=entry.shape,
-        zero_point=0 if grid.zero_point is None else grid.zero_point,
-        scale=1.0 if grid.scale is None else float(grid.scale),
-    )
+    return Tensor(name=entry.name, shape=entry.shape, zero_point=entry.grid.zero_point, scale=float(entry.grid.scale))
 
 
 def _type(unsigned: bool) -> str:

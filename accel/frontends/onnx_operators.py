@@ -137,7 +137,9 @@ def _linear(
     if weights.type_name not in ("int8", "uint8"):
         raise g.error(node, f"its weights must be int8 or uint8, not {weights.type_name}")
     if weights.axis not in (None, output_axis):
-        raise g.error(node, f"its weights have scales along axis {weights.axis}; they must lie along the output channels, axis {output_axis}")
+        raise g.error(
+            node, f"its weights have scales along axis {weights.axis}; they must lie along the output channels, axis {output_axis}"
+        )
     layer = Linear(
         name=node.name,
         label=node.label,
@@ -176,7 +178,10 @@ def _with_bias(g: Importer, node: Node, layer: Linear, value: Value | None) -> L
         raise g.error(node, f"its bias has {bias.size} values for {layer.shape[2]} output channels")
     total = layer.bias + bias.astype(np.int64)
     if int(np.abs(total).max()) >= 1 << 31:
-        raise g.error(node, "its bias does not fit 32 bits in units of input scale times weight scale; quantise the weights on a coarser scale")
+        raise g.error(
+            node,
+            "its bias does not fit 32 bits in units of input scale times weight scale; quantise the weights on a coarser scale",
+        )
     return replace(layer, bias=total)
 
 
@@ -249,11 +254,13 @@ def _qlinear_matmul(g: Importer, node: Node) -> None:
 
 
 def _connected(g: Importer, node: Node, real: Real, weights: QuantisedConstant, bias: Value | None, *, transposed: bool) -> Real:
-    """Return a product with a matrix: a convolution whose kernel covers the map, or of one pixel where every pixel is multiplied alike."""
+    """Return a product with a matrix: a kernel that covers the map, or one of 1x1 where every pixel is multiplied alike."""
     source, index = g.settled(node, real)
     map_shape = source.map.shape
     if weights.values.ndim != 2 or index.ndim < 2 or weights.values.shape[1 if transposed else 0] != index.shape[-1]:
-        raise g.error(node, f"weights {weights.values.shape}{' transposed' if transposed else ''} do not fit an input of shape {index.shape}")
+        raise g.error(
+            node, f"weights {weights.values.shape}{' transposed' if transposed else ''} do not fit an input of shape {index.shape}"
+        )
     outputs = weights.values.shape[0 if transposed else 1]
     positions = index.reshape(-1, index.shape[-1])
     kernel: tuple[int, int]
@@ -262,7 +269,9 @@ def _connected(g: Importer, node: Node, real: Real, weights: QuantisedConstant, 
     elif index.shape[-1] == map_shape[2] and np.array_equal(positions.reshape(-1), np.arange(positions.size)):
         kernel, shape = (1, 1), (*map_shape[:2], outputs)
     else:
-        raise LayoutError(f"{g.name}: {node.label}: multiplies an axis of {index.shape} that is not the channels of the map {map_shape}; flatten it first")
+        raise LayoutError(
+            f"{g.name}: {node.label}: multiplies an axis of {index.shape} that is not the channels of {map_shape}; flatten it first"
+        )
 
     def arrange(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Put the weights in the map's order; the flattened input may have the channels first."""
@@ -295,7 +304,9 @@ def _window(g: Importer, node: Node, kernel: list[int], size: tuple[int, int], *
     dilations = node.get("dilations", [1] * rank)
     pads = node.get("pads", [0] * (2 * rank))
     if rank not in (1, 2) or len(strides) != rank or len(dilations) != rank or len(pads) != 2 * rank:
-        raise g.error(node, f"kernel {kernel}, strides {strides}, dilations {dilations} and pads {pads} must be for 1 or 2 dimensions alike")
+        raise g.error(
+            node, f"kernel {kernel}, strides {strides}, dilations {dilations} and pads {pads} must be for 1 or 2 dimensions alike"
+        )
     lengths = size[2 - rank :]
     auto = node.get("auto_pad", "NOTSET")
     before, after = list(pads[:rank]), list(pads[rank:])
@@ -411,7 +422,9 @@ def _whole_average(g: Importer, node: Node, real: Real, axes: tuple[int, ...], *
     rest = tuple(axis for axis in range(index.ndim) if axis not in axes)
     rows = index.transpose(*rest, *axes).reshape(math.prod(index.shape[axis] for axis in rest), -1)
     if rows.shape != (channels, height * width) or not (rows % channels == np.arange(channels)[:, None]).all():
-        raise g.error(node, f"averages the axes {axes} of {index.shape}; only height and width together, of each channel, are supported")
+        raise g.error(
+            node, f"averages the axes {axes} of {index.shape}; only height and width together, of each channel, are supported"
+        )
     shape = (1, 1, channels)
     core = Average(
         name=node.name,
@@ -484,7 +497,12 @@ def _add(g: Importer, node: Node) -> None:
         g.store(node, _summed(g, node, left, right))
         return
     real, constant = (left, right) if isinstance(left, Real) else (right, left)
-    if isinstance(real, Real) and isinstance(real.core, Linear) and not real.steps and isinstance(constant, Constant | QuantisedConstant):
+    if (
+        isinstance(real, Real)
+        and isinstance(real.core, Linear)
+        and not real.steps
+        and isinstance(constant, Constant | QuantisedConstant)
+    ):
         g.store(node, replace(real, core=_with_bias(g, node, real.core, _per_channel(g, node, real, constant))))
         return
     _with_number(g, node)
@@ -499,7 +517,9 @@ def _summed(g: Importer, node: Node, left: Real, right: Real) -> Real:
     if first.map.shape != second.map.shape or first_index.size != second_index.size:
         raise g.error(node, f"adds maps of shapes {first_index.shape} and {second_index.shape}; broadcasting is not supported")
     if first_index.shape != second_index.shape or not np.array_equal(first_index, second_index):
-        raise LayoutError(f"{g.name}: {node.label}: adds two maps whose axes are in different orders; bring them to one order first")
+        raise LayoutError(
+            f"{g.name}: {node.label}: adds two maps whose axes are in different orders; bring them to one order first"
+        )
     if first == second:
         twice = Function(node.name, "Add", lambda x: x + x, None, True)
         return Real(first, first.map.shape, first_index, (twice,))
@@ -539,7 +559,9 @@ def _with_number(g: Importer, node: Node) -> None:
     g.store(node, _applied(real, Function(node.name, node.op_type, evaluate, None, monotone)))
 
 
-def _broadcast(g: Importer, node: Node, real: Real, constant: Constant | QuantisedConstant) -> tuple[npt.NDArray[np.float32], float | None]:
+def _broadcast(
+    g: Importer, node: Node, real: Real, constant: Constant | QuantisedConstant
+) -> tuple[npt.NDArray[np.float32], float | None]:
     """Return a constant's real values spread over an activation, and the number they all are, if they are."""
     values = dequantised_constant(constant)
     if not np.isfinite(values).all():
@@ -608,7 +630,7 @@ def _changed_constant(
 
 def _reshape(g: Importer, node: Node, index: npt.NDArray[Any]) -> npt.NDArray[Any]:
     target = g.constant(node, 1, "shape")
-    shape = (node.get("shape", []) if target is None else target.reshape(-1).tolist())
+    shape = node.get("shape", []) if target is None else target.reshape(-1).tolist()
     if not node.get("allowzero", 0):
         shape = [index.shape[i] if n == 0 else n for i, n in enumerate(shape)]
     return index.reshape(shape)
@@ -644,7 +666,9 @@ def _same(g: Importer, node: Node, index: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _cast(g: Importer, node: Node) -> None:
     value = g.value(node, 0)
     if not isinstance(value, Host) and node.get("to", 1) != 1:
-        raise g.error(node, "converts an activation to another type; only float32 between DequantizeLinear and QuantizeLinear is supported")
+        raise g.error(
+            node, "converts an activation to another type; only float32 between DequantizeLinear and QuantizeLinear is supported"
+        )
     assert value is not None
     g.store(node, value)
 

@@ -6,7 +6,7 @@ position in the map's memory order (height, width, channels). Reshape, Transpose
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -51,11 +51,15 @@ class LayoutError(OnnxError):
 
 @dataclass(eq=False)
 class Grid:
-    """Scale and zero point (moved to int8) of a map; unknown until the first reader when a model's input is bytes already."""
+    """Scale and zero point (moved to int8) of a map, and whether the model's bytes are unsigned.
+
+    When a model's input is bytes already, they are not known before the first reader.
+    """
 
     unsigned: bool
-    scale: np.float32 | None = None
-    zero_point: int | None = None
+    scale: np.float32 = field(default_factory=lambda: np.float32(1))
+    zero_point: int = 0
+    is_known: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +87,18 @@ class Dequantised:
     scale: np.float32
     zero_point: int
 
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"layer {self.map.name!r}"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Linear:
-    """A convolution or fully connected layer before quantisation. ``weights`` (out, kernel height, kernel width, in per group), as int8 values."""
+    """A convolution or fully connected layer before quantisation.
+
+    ``weights`` are ``(out, kernel height, kernel width, in per group)``; ``bias`` is in units of the sums.
+    """
 
     name: str
     label: str

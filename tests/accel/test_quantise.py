@@ -77,6 +77,19 @@ def test_float_model_end_to_end(tmp_path: Path, opset: int) -> None:
     assert np.abs(result - expected).max() < 0.05 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("opset", [8, 13])
+def test_preprocessing_survives(tmp_path: Path, opset: int) -> None:
+    """Pixels calibrate the model through its own preprocessing, which the quantised network still has."""
+    model = float_model(opset)
+    helper.set_model_props(model, {"systolith.preprocessing": '{"scale": 0.01, "mean": 1.28}'})
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    pixels = np.random.default_rng(2).integers(0, 256, (10, 8, 8, 3)).astype(np.uint8)
+    pixels[0, 0, 0, :2] = 0, 255
+    network = load_onnx(tmp_path / "model.onnx", calibration=pixels)
+    assert network.preprocessing == {"scale": 0.01, "mean": 1.28}
+    assert network.input.scale == pytest.approx(2.55 / 255)
+
+
 @pytest.mark.parametrize(
     ("calibration", "text"),
     [

@@ -1,4 +1,7 @@
-"""An engine small enough to be trusted, with the real one's ports: it copies a burst. The backends are tested on it, whatever the real one does."""
+"""An engine small enough to be trusted, with the real one's ports: it copies a burst.
+
+The backends are tested on it, whatever the real one does.
+"""
 
 import math
 from collections.abc import Callable
@@ -32,7 +35,13 @@ def engine_ports(bus_bytes: int) -> dict[str, object]:
         for name, bits in (("addr", 8), ("valid", 1)):
             ports[f"s_axil_{address}{name}"] = In(bits)
         ports[f"s_axil_{address}ready"] = Out(1)
-    ports |= {"m_axi_wdata": Out(width), "m_axi_wstrb": Out(bus_bytes), "m_axi_wlast": Out(1), "m_axi_wvalid": Out(1), "m_axi_wready": In(1)}
+    ports |= {
+        "m_axi_wdata": Out(width),
+        "m_axi_wstrb": Out(bus_bytes),
+        "m_axi_wlast": Out(1),
+        "m_axi_wvalid": Out(1),
+        "m_axi_wready": In(1),
+    }
     ports |= {"m_axi_bresp": In(2), "m_axi_bvalid": In(1), "m_axi_bready": Out(1)}
     ports |= {"m_axi_rdata": In(width), "m_axi_rresp": In(2), "m_axi_rlast": In(1), "m_axi_rvalid": In(1), "m_axi_rready": Out(1)}
     ports |= {"s_axil_wdata": In(32), "s_axil_wstrb": In(4), "s_axil_wvalid": In(1), "s_axil_wready": Out(1)}
@@ -63,7 +72,7 @@ class CopyEngine(wiring.Component):
         self._control(m, start, base, enable, busy, done, code, cycles)
         with m.If(busy):
             m.d.sync += cycles.eq(cycles + 1)
-        m.d.comb += self.interrupt.eq(enable & (done | (code != 0)))
+        m.d.comb += self.interrupt.eq(enable & (done | ((code != 0) & ~busy)))
 
         m.submodules.buffer = buffer = memory.Memory(shape=8 * self.bus_bytes, depth=self.beats, init=[])
         write = buffer.write_port()
@@ -126,7 +135,11 @@ class CopyEngine(wiring.Component):
             with m.State("late"):
                 m.next = "idle"
             with m.State("execute"):
-                m.d.comb += [execute.eq(UnitState.BUSY), store.eq(UnitState.WAIT_EXECUTE), self.trace_execute_retire.eq(self.misdeed != "lost")]
+                m.d.comb += [
+                    execute.eq(UnitState.BUSY),
+                    store.eq(UnitState.WAIT_EXECUTE),
+                    self.trace_execute_retire.eq(self.misdeed != "lost"),
+                ]
                 m.next = "write address"
                 with m.If(code != 0):
                     m.d.sync += busy.eq(0)
@@ -142,13 +155,19 @@ class CopyEngine(wiring.Component):
                     with m.If(beat == self.beats - 1):
                         m.next = "response"
             with m.State("response"):
-                m.d.comb += [store.eq(UnitState.WAIT_MEMORY), self.m_axi_bready.eq(1), self.trace_store_retire.eq(self.m_axi_bvalid)]
+                m.d.comb += [
+                    store.eq(UnitState.WAIT_MEMORY),
+                    self.m_axi_bready.eq(1),
+                    self.trace_store_retire.eq(self.m_axi_bvalid),
+                ]
                 with m.If(self.m_axi_bvalid):
                     m.d.sync += [busy.eq(0), done.eq(1)]
                     m.next = "idle"
         return m
 
-    def _control(self, m: Module, start: Signal, base: Signal, enable: Signal, busy: Signal, done: Signal, code: Signal, cycles: Signal) -> None:
+    def _control(
+        self, m: Module, start: Signal, base: Signal, enable: Signal, busy: Signal, done: Signal, code: Signal, cycles: Signal
+    ) -> None:
         address = Signal(8)
         have_address, have_data = Signal(), Signal()
         data = Signal(32)

@@ -179,7 +179,7 @@ def after(bench: Any, add: Callable[[Any], Any], **options: Any) -> str:
             lambda m: m.node("Add", np.arange(2, dtype=np.float32).reshape(2, 1, 1), name="shift"),
             "Add 'shift': its constant is not the same everywhere",
         ),
-        (lambda m: m.node("Div", name="over", first=m.constant(np.float32(1)), *[m.value]), "divides by an activation or by 0"),
+        (lambda m: m.node("Div", m.value, name="over", first=m.constant(np.float32(1))), "divides by an activation or by 0"),
         (lambda m: (m.node("Softmax", name="soft"), m.node("Relu", name="act")), "Relu 'act': follows a Softmax or the like"),
         (
             lambda m: (m.node("Sigmoid", name="act"), m.node("MatMul", np.zeros((6, 6), np.float32), name="fc")),

@@ -6,13 +6,22 @@ models without optimisations are computed in floating point.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto
+from onnx.reference import ReferenceEvaluator
+
+from accel import golden
+from accel.frontends.onnx import load_onnx
+from accel.images import as_images
 
 pytest.importorskip("onnxruntime")
+
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 
 IMAGES = 3
 
@@ -273,3 +282,43 @@ def test_function_of_every_byte(bench: Any, case: int, activations: Any) -> None
         network = bench.load(proto)
         expected = bench.runtime_bytes(proto, images, network, optimise=True)
         assert np.array_equal(bench.golden_bytes(network, images), expected), f"seed {seed}, trial {trial}"
+
+
+@pytest.mark.parametrize("weight_type", [np.int8, np.uint8])
+@pytest.mark.parametrize("activations", [np.int8, np.uint8])
+def test_weights_with_a_zero_point_for_each_channel(bench: Any, activations: Any, weight_type: Any) -> None:
+    """The runtime takes a single zero point only; the standard's reference implementation takes them all."""
+    seed = 20 + 2 * (activations == np.uint8) + (weight_type == np.uint8)
+    rng = np.random.default_rng(seed)
+    shape, outputs = (3, 7, 9), 5
+    weights = random_bytes(rng, weight_type, outputs, 3, 3, 3)
+    weight_scale = rng.uniform(0.001, 0.02, outputs).astype(np.float32)
+    weight_zero = random_bytes(rng, weight_type, outputs)
+    scale, zero, out_zero = np.float32(0.021), random_zero(rng, activations), random_zero(rng, activations)
+    out_scale = np.float32(rng.uniform(0.2, 0.3))
+    model = bench.Model((1, *shape), element(activations), opset=10)
+    parts = (weights, weight_scale, weight_zero, out_scale, out_zero, rng.integers(-9999, 9999, outputs).astype(np.int32))
+    model.node("QLinearConv", scale, zero, *parts, pads=[1, 2, 0, 1], strides=[1, 2])
+    proto = model.proto(element(activations))
+    images = random_bytes(rng, activations, IMAGES, *shape)
+    reference = ReferenceEvaluator(proto)
+    network = bench.load(proto)
+    expected = bench.as_bytes(np.concatenate([reference.run(None, {"image": image[None]})[0] for image in images]), network)
+    assert len(np.unique(expected)) > 100
+    assert np.array_equal(bench.golden_bytes(network, images), expected), f"seed {seed}"
+
+
+@pytest.mark.parametrize("name", ["mnist8_qoperator_int8", "mnist8_qoperator_uint8", "mnist8_qdq_int8", "mnist8_qdq_uint8"])
+def test_trained_network_on_real_digits(bench: Any, name: str) -> None:
+    path = SHARED / "models" / "onnx" / f"{name}.onnx"
+    if not path.is_file():
+        pytest.skip("the shared folder with quantised networks is not there")
+    with np.load(SHARED / "images" / "mnist_public_1k.npz") as data:
+        digits = data["x"]
+    network = load_onnx(path)
+    model = onnx.load(str(path))
+    model.graph.input[0].name = "image"
+    for node in model.graph.node:
+        node.input[:] = ["image" if value == "Input3" else value for value in node.input]
+    expected = bench.runtime_bytes(model, digits[:, None].astype(np.float32), network, optimise=True)
+    assert np.array_equal(golden.run(network, as_images(digits, network)).reshape(len(digits), -1), expected)

@@ -10,6 +10,7 @@ from onnx import TensorProto
 
 from accel import golden
 from accel.graph import Add, AveragePool, Conv2D, Lookup, MaxPool
+from accel.images import as_images
 from accel.numerics import Rounding
 
 I8, U8 = np.int8(3), np.uint8(131)
@@ -199,6 +200,21 @@ def test_output_flattened_at_the_end_is_noted(bench: Any) -> None:
     model.node("Flatten")
     network = bench.load(model.proto(rank=2))
     assert network.notes == ("the output is the map before the model's last change of axes: height, width, channels",)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_bytes_as_the_models_input(bench: Any, dtype: Any) -> None:
+    """The scale comes from the first reader, through views and pooling; a pixel is the byte itself."""
+    model = bench.Model((1, 1, 8, 8), TensorProto.UINT8 if dtype == np.uint8 else TensorProto.INT8)
+    model.node("MaxPool", kernel_shape=[2, 2])
+    model.node("Identity")
+    model.node("DequantizeLinear", np.float32(0.037), dtype(77))
+    model.node("Sigmoid")
+    model.quantise(1 / 256, np.int8(-128))
+    network = bench.load(model.proto())
+    assert (network.input.scale, network.input.zero_point) == (pytest.approx(0.037), 77 - (128 if dtype == np.uint8 else 0))
+    pixels = np.arange(256).astype(np.uint8).reshape(4, 8, 8)
+    assert np.array_equal(as_images(pixels, network)[..., 0], pixels.astype(int) - 128)
 
 
 def test_layers_that_nobody_reads_go(bench: Any) -> None:

