@@ -109,6 +109,7 @@ class _Replay:
         self.releases: list[int] = []
         """Cycles in which credits come back, as far as known: a heap."""
         self.outstanding = 0
+        self.last_fire = -1
         self.ended: int | None = None
 
     # ---- events ----
@@ -341,6 +342,10 @@ class _Replay:
             taps = execute["n_block"] * execute["n_ky"] * execute["n_kx"]
             passes = -(-taps // (rows // execute["tap_rows"]))
 
+            if passes == 1:
+                # the loader is done with it, whatever the streamer still waits for
+                unit.popped.append(filling + rows - 1)
+                self.wake_all()
             while (since := self.satisfied_from(orders, (1, 2))) is None:
                 yield None
             first = max(filling + rows, taken + pass_cycles, begin + 1, since)
@@ -355,7 +360,8 @@ class _Replay:
             # each pass is loaded while the one before streams
             last_filling = filling if passes == 1 else last_pass - period
             loader_free = last_filling + rows
-            unit.popped.append(last_filling + rows - 1)
+            if passes > 1:
+                unit.popped.append(last_filling + rows - 1)
             taken = last_pass
             pass_cycles = max(pixels, _REVISIT)
             last_pixel = last_pass + pixels - 1
@@ -397,7 +403,7 @@ class _Replay:
                 for part in range(1 - pool * groups, 1):
                     if self.outstanding == _RESULTS:
                         # the first credit to come back: of a swallowed group, or of one that is still to be written
-                        while not self.releases or (self.results and self.results[0].earliest < self.releases[0]):
+                        while not self.releases or (self.results and self._write_from() < self.releases[0]):
                             if self._due[_WRITE] is None:
                                 self.wake(_WRITE, self.now)
                             yield None
@@ -417,16 +423,19 @@ class _Replay:
             free = issue
             self.wake_all()
 
+    def _write_from(self) -> int:
+        """Return the first cycle in which the next result may be written, the load unit apart."""
+        result = self.results[0]
+        fire = max(result.earliest, self.last_fire + 1)
+        return max(fire, self.port.word_free()) if result.store["to_memory"] else fire
+
     def _write(self) -> _Process:
         """Write results: one a cycle, when the ports are free."""
-        last_fire = -1
         while True:
             while not self.results:
                 yield None
             result = self.results[0]
-            fire = max(result.earliest, last_fire + 1)
-            if result.store["to_memory"]:
-                fire = max(fire, self.port.word_free())
+            fire = self._write_from()
             if result.store["to_scratchpad"]:
                 # the load unit's writes go first; all that it makes by the cycle before must be known
                 while True:
@@ -437,7 +446,7 @@ class _Replay:
                     fire += 1
             self.results.popleft()
             heapq.heappush(self.releases, fire)
-            last_fire = fire
+            self.last_fire = fire
             if result.store["to_memory"] and result.x is not None:
                 self.port.word(fire, result.x, result.store)
             if result.position is not None:

@@ -174,7 +174,8 @@ def run_images(
 ) -> RunResult:
     """Run a program on one image after the other, the engine started anew for each, memory fresh.
 
-    ``images`` come from :func:`pack_images`. ``progress`` is called with the cycles simulated so far. Raises :class:`SimulationError` when the engine stops or does not end.
+    ``images`` come from :func:`pack_images`. ``progress`` is called with the cycles simulated so far.
+    Raises :class:`SimulationError` when the engine stops or does not end.
     """
     garbage = np.random.default_rng(_GARBAGE_SEED).integers(0, 256, program.memory_bytes, np.uint8)
     garbage[: program.image.nbytes] = program.image

@@ -242,9 +242,9 @@ class PysimBackend:
         Raises :class:`SimulationError` when the engine stops or does not end, :class:`ProtocolError` when it misbehaves on the bus.
         """
         packed = pack_images(program, images)
-        engine = SimulatedEngine(self._component(program.config), bus_bytes=program.config.bus_bytes)
         with ExitStack() as stack:
             waveforms = stack.enter_context(waveform_file(vcd))
+            engine = SimulatedEngine(self._component(program.config), bus_bytes=program.config.bus_bytes)
             if waveforms is not None:
                 stack.enter_context(engine.simulator.write_vcd(str(waveforms)))
             return run_images(engine, program, packed, timing=timing or MemoryTiming(), progress=progress)

@@ -152,9 +152,7 @@ class _StageLowering:
             self._tile(region, band, units, group, tile)
 
     def _tiles(self, band: _Tile, *, first: bool, last: bool) -> Iterator[_Tile]:
-        """Cut a band into tiles; the very first and last ones of a stage small, so that the next unit starts early and drains
-        fast.
-        """
+        """Cut a band into tiles; the first and last of a stage are small, so that it starts early and drains fast."""
         stage, most = self.stage, self.plan.tile_rows
         width = min(band.columns, self.plan.tile_columns) * stage.pool_words
         unit = stage.units[-1]
@@ -400,10 +398,9 @@ def _parameter_chunks(stage: Stage, config: EngineConfig) -> dict[int, tuple[int
 
 
 def _tapered(total: int, most: int, least: int, front: int, back: int) -> list[int]:
-    """Cut ``total`` rows into tiles of at most ``most``, growing from ``least`` ``front``-fold from the first and ``back``-fold
-    from the last.
+    """Cut ``total`` rows into tiles of at most ``most``, growing ``front``-fold from the first and ``back``-fold from the last.
 
-    A growth of 0 means tiles of full size from the start.
+    The ends are of ``least`` rows; a growth of 0 means full size at once.
     """
     head: list[int] = []
     tail: list[int] = []

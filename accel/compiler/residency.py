@@ -17,10 +17,9 @@ __all__ = ["Placement", "place"]
 class Placement:
     """Where maps live.
 
-    ``frames``: resident maps. ``last_use``: the last stage that reads a resident map from the scratchpad; later readers load it
-    from memory.
-    ``in_memory``: maps that stages load, and the output. ``gaps``: for each stage, the words ``[first, last)`` free for loaded
-    bands.
+    ``frames``: resident maps. ``last_use``: the last stage that reads a resident map from the scratchpad; later ones load it from
+    memory. ``in_memory``: maps that stages load, and the output. ``gaps``: for each stage, the words ``[first, last)`` free for
+    loaded bands.
     """
 
     frames: Mapping[str, Frame]
@@ -110,9 +109,7 @@ def _victim(live: Mapping[str, Frame], index: int, stage: Stage, readers: Mappin
 
 
 def _wanted(stage: Stage, config: EngineConfig) -> int:
-    """Return the words with which a loaded input can be worked on well: two bands of one output row each, if half the scratchpad
-    allows.
-    """
+    """Return the words that a loaded input needs to be worked on well: two bands of one output row, or half the scratchpad."""
     low, high = stage.reach(1, 0, stage.shape[1])
     planes = max(unit.last_plane - unit.first_plane for unit in stage.units)
 

@@ -33,9 +33,7 @@ def plane_count(config: EngineConfig, channels: int) -> int:
 
 
 def storage_period(config: EngineConfig, channels: int) -> int:
-    """Return the channels after which a word repeats them: a power of two that divides ``rows``, or ``rows`` for maps that are
-    not narrow.
-    """
+    """Return after how many channels a word repeats: a power of two that divides ``rows``, or ``rows`` if the map is not narrow."""
     period = 1 << (channels - 1).bit_length()
     return period if 2 * period <= config.rows and config.rows % period == 0 else config.rows
 
@@ -72,9 +70,7 @@ class Unit:
     row_offset: int = 0
 
     def pieces(self, config: EngineConfig) -> tuple[Piece, ...]:
-        """Cut the unit's channels at the boundaries of output words. ``lanes`` divides rows and columns, so every cut is between
-        groups.
-        """
+        """Cut the unit's channels at the ends of output words: between groups, as ``lanes`` divides rows and columns."""
         pieces = []
         column = 0
         while column < self.channels:
@@ -89,9 +85,7 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Region:
-    """Output rows and columns that share parameters. ``parameters``: uint8 ``(channels, 16)``, or ``(columns, 16)`` when
-    ``uniform``.
-    """
+    """Output rows and columns that share parameters: uint8 ``(channels, 16)``, or ``(columns, 16)`` when ``uniform``."""
 
     rows: tuple[int, int]
     columns: tuple[int, int]
@@ -147,9 +141,7 @@ class Stage:
         return self.pool[0] * self.window.stride[0], self.pool[1] * self.window.stride[1]
 
     def reach(self, axis: int, first: int, last: int, taps: tuple[int, int] | None = None) -> tuple[int, int]:
-        """Return the input rows (axis 0) or columns (axis 1) ``[low, high)`` that outputs ``[first, last)`` read at kernel
-        positions ``taps``.
-        """
+        """Return the input rows (axis 0) or columns (1) ``[low, high)`` that outputs ``[first, last)`` read at ``taps``."""
         low_tap, high_tap = taps or (0, self.window.kernel[axis])
         stride, dilation, before = self.window.stride[axis], self.window.dilation[axis], self.window.padding[axis]
         low = first * self.pool[axis] * stride + low_tap * dilation - before

@@ -84,9 +84,7 @@ def pack_table(table: npt.NDArray[np.generic]) -> Bytes:
 
 
 def unit_weights(stage: Stage, unit: Unit, config: EngineConfig) -> Int8Array:
-    """Return a unit's weights, int8 ``(parts, planes, height, width, rows, columns)``, zero where a channel is missing or in
-    another group.
-    """
+    """Return a unit's weights, int8 ``(parts, planes, height, width, rows, columns)``, zero where no channel or group connects."""
     height, width = stage.window.kernel
     rows = config.rows
     planes = unit.last_plane - unit.first_plane

@@ -91,6 +91,12 @@ def test_other_factors_do() -> None:
             compile_network(network(op), replace(BASE, multiplier=False))
 
 
+def test_more_memory_than_addresses_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accel.compiler.emit._MEMORY_LIMIT", 4096)
+    with pytest.raises(CompileError, match=r"^net: the program and its maps take \d+ bytes, but addresses reach 4096 bytes$"):
+        compile_network(network(conv(requantisation(1 << 30, -8))), BASE)
+
+
 def test_weights_far_from_their_zero_point() -> None:
     """127 - (-128) takes three int8 parts; -128 - 127 takes two."""
     for zero_point in (-128, 127, 1):
