@@ -44,6 +44,7 @@ _FETCH_BYTES = 128  # dispatch.FETCH_BYTES
 _PREFETCH = 16  # dispatch.PREFETCH
 _READS = 16  # read_port.OUTSTANDING
 _IN_FLIGHT = 4  # load.IN_FLIGHT
+_SHARE = 4  # load.SHARE
 _HANDED = 2  # execute: instructions handed from weight loader to pixel streamer
 _REVISIT = 4  # accumulators.REVISIT
 _RESULTS = 32  # store.RESULTS
@@ -486,8 +487,9 @@ class _ReadChannel:
         self._row = 0
         self._part = 0
         self._last = 0
-        self._busy: list[tuple[int, int, int]] = []  # writes to the scratchpad: first cycle, step, count
-        self._busy_starts: list[int] = []
+        # stretches of cycles in which elements for the scratchpad are made (but for the output stage's share)
+        self._busy_from: list[int] = []
+        self._busy_until: list[int] = []
 
     def room_from(self) -> int:
         """Return the cycle from which another burst may be sent."""
@@ -534,8 +536,7 @@ class _ReadChannel:
     def fill(self, begin: int, count: int) -> int:
         """Receive a FILL; return the cycle of its last element."""
         self._announce(begin)
-        self._note(self._active, 1, count)
-        self._ends.append(self._active + count - 1)
+        self._ends.append(self._emit(self._active, count))
         return self._ends[-1]
 
     def begin(self, begin: int, load: Instruction) -> None:
@@ -575,34 +576,37 @@ class _ReadChannel:
                 if self._part * self.bus >= element:
                     self._part = 0
                     count = 1
-                self._released = held
             else:
                 count = min(self._row_left, (self.bus - self._at) // element)
                 self._at = 0
-                self._released = held + count - 1
+            if to_scratchpad and count:
+                self._released = self._emit(held, count)
+            else:
+                self._released = held + max(count - 1, 0)
             self._row_left -= count
             self._last = self._released
-            if to_scratchpad and count:
-                self._note(held, 1, count)
         self._ready = ready
         self._finished.append(self._delivered)
 
-    def _note(self, first: int, step: int, count: int) -> None:
-        if self._busy:
-            start, every, number = self._busy[-1]
-            if start + every * number == first and every == step:
-                self._busy[-1] = (start, every, number + count)
-                return
-        self._busy.append((first, step, count))
-        self._busy_starts.append(first)
+    def _emit(self, start: int, count: int) -> int:
+        """Make ``count`` elements for the scratchpad from cycle ``start`` on; return the cycle of the last."""
+        start += start % _SHARE == _SHARE - 1
+        # number the cycles in which elements may be made
+        number = start // _SHARE * (_SHARE - 1) + start % _SHARE + count - 1
+        last = number // (_SHARE - 1) * _SHARE + number % (_SHARE - 1)
+        if self._busy_until and self._busy_until[-1] + 1 >= start - (start % _SHARE == 0):
+            self._busy_until[-1] = last
+        else:
+            self._busy_from.append(start)
+            self._busy_until.append(last)
+        return last
 
     def writes_in(self, cycle: int) -> bool:
         """Return whether an element for the scratchpad is made in a cycle (it is written in the next)."""
-        place = bisect_left(self._busy_starts, cycle + 1) - 1
-        if place < 0:
+        if cycle % _SHARE == _SHARE - 1:
             return False
-        first, step, count = self._busy[place]
-        return cycle < first + step * count and (cycle - first) % step == 0
+        place = bisect_left(self._busy_from, cycle + 1) - 1
+        return place >= 0 and cycle <= self._busy_until[place]
 
 
 class _WritePort:

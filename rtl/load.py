@@ -19,6 +19,10 @@ __all__ = ["LoadUnit", "weight_write_layout"]
 #: LOADs whose addresses have been sent and whose data are still to come.
 IN_FLIGHT = 4
 
+#: One cycle in so many is left to the output stage on the scratchpad's write port. A fixed share rather than an arbiter: nothing that the
+#: output stage does can then reach the read channel, so what memory does stays independent of it.
+SHARE = 4
+
 
 def weight_write_layout(columns: int) -> data.StructLayout:
     """Return a write to the weight memory."""
@@ -29,7 +33,8 @@ class LoadUnit(wiring.Component):
     """Run LOAD instructions in order.
 
     The *requester* sends an instruction's addresses as soon as its orders allow, up to ``IN_FLIGHT`` instructions ahead of the *receiver*, so that
-    the memory's latency is paid once. The receiver cuts beats into elements, or joins them, and writes one element a cycle.
+    the memory's latency is paid once. The receiver cuts beats into elements, or joins them, and writes one element a cycle, to the scratchpad in
+    ``SHARE - 1`` cycles of ``SHARE``.
 
     Parameters
     ----------
@@ -202,6 +207,10 @@ class LoadUnit(wiring.Component):
             here_row.eq(Mux(begun, row_low, load.memory_address[:6])),
             at.eq(Mux(whole_beat, 0, Mux(row_starts, here_row, position)) & (bus - 1)),
         ]
+        phase = Signal(range(SHARE))
+        m.d.sync += phase.eq(phase + 1)
+        allowed = Signal()
+        m.d.comb += allowed.eq((phase != SHARE - 1) | ~(is_fill | (load.target == Target.ACTIVATIONS)))
         take = Signal()
         complete = Signal()
         emit = Signal()
@@ -212,9 +221,9 @@ class LoadUnit(wiring.Component):
         last_part = (part + 1) << beat_bits >= element_bytes
         beat_ends = whole_beat | row_ends | ((at + element_bytes)[: beat_bits + 1] >= bus)
         m.d.comb += [
-            take.eq(active & ~is_fill & held_valid),
             complete.eq(~whole_beat | last_part),
-            emit.eq(active & (is_fill | (held_valid & complete))),
+            take.eq(active & ~is_fill & held_valid & (allowed | ~complete)),
+            emit.eq(active & allowed & (is_fill | (held_valid & complete))),
             self.i_beat.ready.eq(~held_valid | (take & beat_ends)),
         ]
         with m.If(self.i_beat.valid & self.i_beat.ready):
@@ -317,4 +326,6 @@ class LoadUnit(wiring.Component):
         m.d.sync += [written.eq(Cat(emit & done, written[0])), self.o_retire.eq(written[1])]
 
         with m.If(active):
-            m.d.comb += self.o_state.eq(Mux(emit | take, UnitState.BUSY, UnitState.WAIT_MEMORY))
+            m.d.comb += self.o_state.eq(
+                Mux(emit | take, UnitState.BUSY, Mux(is_fill | held_valid, UnitState.WAIT_PIPELINE, UnitState.WAIT_MEMORY))
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from amaranth import *
+from amaranth.hdl import ShapeLike
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -23,101 +24,119 @@ def saturate(value: Value, minimum: Value | int, maximum: Value | int) -> Value:
 
 
 class Requantiser(wiring.Component):
-    """One lane: ``clamp(round((sum + bias) * multiplier, by the two shifts) + zero_point)``, one a cycle, ``LATENCY`` cycles later.
+    """``lanes`` times ``clamp(round((sum + bias) * multiplier, by the two shifts) + zero_point)``, each cycle, ``LATENCY`` cycles later.
 
     Equal to :func:`accel.numerics.requantise` for every input.
 
     Parameters
     ----------
+    lanes
+        Sums a cycle.
     multiplier
-        Whether there is a multiplier; without one the multiplier is 2**30 whatever the parameters say.
+        Whether there are multipliers; without them a sum is only shifted, whatever multiplier the parameters hold.
 
     Members
     -------
-    i_sum
-        int32 (wraps when the bias is added).
-    i_parameter
-        With the sum.
+    i_sums
+        int32 for each lane (wraps when the bias is added).
+    i_parameters
+        For each lane, with the sums.
     i_recipe
-        With the sum.
-    o_byte
-        int8.
+        With the sums, the same for all lanes.
+    o_bytes
+        int8 for each lane.
     """
 
     LATENCY = 8
 
-    def __init__(self, *, multiplier: bool) -> None:
+    def __init__(self, *, lanes: int, multiplier: bool) -> None:
+        self.lanes = lanes
         self.multiplier = multiplier
         super().__init__(
             {
-                "i_sum": In(signed(32)),
-                "i_parameter": In(parameter_layout),
+                "i_sums": In(data.ArrayLayout(signed(32), lanes)),
+                "i_parameters": In(data.ArrayLayout(parameter_layout, lanes)),
                 "i_recipe": In(recipe_layout),
-                "o_byte": Out(signed(8)),
+                "o_bytes": Out(data.ArrayLayout(signed(8), lanes)),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         recipes: list[data.View] = [self.i_recipe]
-        shifts: list[data.View] = [self.i_parameter]
-        for n in range(6):
+        for n in range(7):
             recipe = Signal(recipe_layout, name=f"recipe_{n}", reset_less=True)
             m.d.sync += recipe.eq(recipes[-1])
             recipes.append(recipe)
-        for n in range(5):
-            shift = Signal(parameter_layout, name=f"shift_{n}", reset_less=True)
-            m.d.sync += shift.eq(shifts[-1])
-            shifts.append(shift)
+        for lane in range(self.lanes):
+            m.d.comb += self.o_bytes[lane].eq(self._lane(m, lane, recipes))
+        return m
+
+    def _lane(self, m: Module, lane: int, recipes: list[data.View]) -> Value:
+        """Build one lane; ``recipes[n]`` is the recipe of the sum that entered n cycles ago."""
+        parameter = self.i_parameters[lane]
+
+        def register(shape: ShapeLike, name: str) -> Signal:
+            return Signal(shape, name=f"{name}_{lane}", reset_less=True)
+
+        first_shifts = [parameter.first_shift]
+        second_shifts = [parameter.second_shift]
+        for shifts, stages, name in ((first_shifts, 4, "first_shift"), (second_shifts, 5, "second_shift")):
+            for n in range(stages):
+                later = register(5, f"{name}_{n}")
+                m.d.sync += later.eq(shifts[-1])
+                shifts.append(later)
 
         # 1: bias
-        biased = Signal(signed(32), reset_less=True)
-        m.d.sync += biased.eq((self.i_sum + self.i_parameter.bias)[:32].as_signed())
+        biased = register(signed(32), "biased")
+        m.d.sync += biased.eq((self.i_sums[lane] + parameter.bias)[:32].as_signed())
 
         # 2, 3: product, with a second register for the multiplier blocks to absorb
-        product = Signal(signed(63), reset_less=True)
-        product_again = Signal(signed(63), reset_less=True)
-        factor = shifts[1].multiplier if self.multiplier else Const(1 << 30, 31)
-        m.d.sync += [product.eq(biased * factor), product_again.eq(product)]
+        product = register(signed(63), "product")
+        product_again = register(signed(63), "product_again")
+        if self.multiplier:
+            multiplier = register(31, "multiplier")
+            m.d.sync += [multiplier.eq(parameter.multiplier), product.eq(biased * multiplier)]
+        else:
+            m.d.sync += product.eq(biased)
+        m.d.sync += product_again.eq(product)
 
         # 4: half of the first step is added only where that step rounds
-        rounded = Signal(signed(64), reset_less=True)
-        sticky = Signal(reset_less=True)
-        first_shift = shifts[3].first_shift
-        half = Signal(32)
-        with m.If((recipes[3].rounding == Rounding.DOUBLE_AWAY) & (first_shift != 0)):
-            m.d.comb += half.eq(1 << (first_shift - 1)[:5])
-        below = Signal(32)
-        m.d.comb += below.eq((1 << first_shift) - 1)
+        rounded = register(signed(64), "rounded")
+        sticky = register(1, "sticky")
+        double = recipes[3].rounding == Rounding.DOUBLE_AWAY
+        first_shift = first_shifts[3]
+        # the bits that the first shift drops, and the highest of them
+        below = Signal(31, name=f"below_{lane}")
+        half = Signal(31, name=f"half_{lane}")
+        m.d.comb += [below.eq((1 << first_shift) - 1), half.eq(below ^ (below >> 1))]
         m.d.sync += [
-            rounded.eq(product_again + half),
-            sticky.eq((product_again[:32] & below).any() & (recipes[3].rounding != Rounding.DOUBLE_AWAY)),
+            rounded.eq(product_again + Mux(double, half, 0)),
+            sticky.eq((product_again[:31] & below).any() & ~double),
         ]
 
         # 5: first shift
-        once = Signal(signed(64), reset_less=True)
-        once_sticky = Signal(reset_less=True)
-        m.d.sync += [once.eq(rounded >> shifts[4].first_shift), once_sticky.eq(sticky)]
+        once = register(signed(64), "once")
+        once_sticky = register(1, "once_sticky")
+        m.d.sync += [once.eq(rounded >> first_shifts[4]), once_sticky.eq(sticky)]
 
         # 6: second shift, keeping the bit below the point and whether anything lies below that
-        second_shift = shifts[5].second_shift
-        twice = Signal(signed(64), reset_less=True)
-        half_bit = Signal(reset_less=True)
-        rest = Signal(reset_less=True)
-        extended = Signal(signed(65))
-        m.d.comb += extended.eq(Cat(Const(0, 1), once).as_signed())
-        rest_mask = Signal(32)
-        m.d.comb += rest_mask.eq(((1 << second_shift) - 1) >> 1)
-        shifted = Signal(signed(65))
-        m.d.comb += shifted.eq(extended >> second_shift)
+        second_shift = second_shifts[5]
+        twice = register(signed(64), "twice")
+        half_bit = register(1, "half_bit")
+        rest = register(1, "rest")
+        dropped = Signal(31, name=f"dropped_{lane}")
+        highest = Signal(31, name=f"highest_{lane}")
+        m.d.comb += [dropped.eq((1 << second_shift) - 1), highest.eq(dropped ^ (dropped >> 1))]
         m.d.sync += [
-            Cat(half_bit, twice).eq(shifted),
-            rest.eq((once[:32] & rest_mask).any() | once_sticky),
+            twice.eq(once >> second_shift),
+            half_bit.eq((once[:31] & highest).any()),
+            rest.eq((once[:31] & (dropped >> 1)).any() | once_sticky),
         ]
 
-        # 7: round
+        # 7: round; 10 bits hold everything that the zero point and the clamp can bring back into a byte
         rounding = recipes[6].rounding
-        up = Signal()
+        up = Signal(name=f"up_{lane}")
         with m.Switch(rounding):
             with m.Case(Rounding.DOUBLE_AWAY):
                 m.d.comb += up.eq(half_bit & (rest | ~twice[-1]))
@@ -125,17 +144,14 @@ class Requantiser(wiring.Component):
                 m.d.comb += up.eq(half_bit)
             with m.Case(Rounding.HALF_EVEN):
                 m.d.comb += up.eq(half_bit & (rest | twice[0]))
-        # 10 bits hold everything that the zero point and the clamp can bring back into a byte
-        near = Signal(signed(10), reset_less=True)
-        final = Signal(recipe_layout, reset_less=True)
-        m.d.sync += [
-            near.eq(saturate(twice + up, -(1 << 9), (1 << 9) - 1)),
-            final.eq(recipes[6]),
-        ]
+        near = register(signed(10), "near")
+        m.d.sync += near.eq(saturate(twice + up, -(1 << 9), (1 << 9) - 1))
 
         # 8: zero point and clamp
-        m.d.sync += self.o_byte.eq(saturate(near + final.zero_point, final.minimum, final.maximum))
-        return m
+        byte = register(signed(8), "byte")
+        final = recipes[7]
+        m.d.sync += byte.eq(saturate(near + final.zero_point, final.minimum, final.maximum))
+        return byte
 
 
 assert (INT8_MIN, INT8_MAX) == (-128, 127), "the byte lanes are int8"

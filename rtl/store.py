@@ -249,15 +249,11 @@ class StoreUnit(wiring.Component):
         parameters = self._parameters(m, wanted)
 
         entering = tags[-1]
-        values = []
+        m.submodules.requantiser = requantiser = Requantiser(lanes=lanes, multiplier=config.multiplier)
+        m.d.comb += requantiser.i_recipe.eq(entering.recipe)
         for lane in range(lanes):
-            m.submodules[f"requantiser_{lane}"] = requantiser = Requantiser(multiplier=config.multiplier)
-            m.d.comb += [
-                requantiser.i_sum.eq(sums[lane]),
-                requantiser.i_parameter.eq(parameters[lane]),
-                requantiser.i_recipe.eq(entering.recipe),
-            ]
-            values.append(requantiser.o_byte)
+            m.d.comb += [requantiser.i_sums[lane].eq(sums[lane]), requantiser.i_parameters[lane].eq(parameters[lane])]
+        values: list[Value] = [requantiser.o_bytes[lane] for lane in range(lanes)]
         carry(Requantiser.LATENCY)
         if config.tables:
             values = self._look_up(m, values, tags[-1])

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.sim import Simulator
 
 from accel.config import EngineConfig
@@ -172,21 +173,30 @@ class SimulatedEngine:
         self._bus_bytes = bus_bytes
         self._inputs = [getattr(engine, f"m_axi_{name}") for name in MEMORY_INPUTS]
         self._inputs += [getattr(engine, f"s_axil_{name}") for name in CONTROL_INPUTS]
-        self._outputs = [getattr(engine, f"m_axi_{name}") for name in MEMORY_OUTPUTS]
-        self._outputs += [getattr(engine, f"s_axil_{name}") for name in CONTROL_OUTPUTS]
-        self._outputs += [engine.interrupt]
-        self._outputs += [getattr(engine, f"trace_{unit}_{what}") for what in ("state", "retire") for unit in UNITS]
+        outputs = [getattr(engine, f"m_axi_{name}") for name in MEMORY_OUTPUTS]
+        outputs += [getattr(engine, f"s_axil_{name}") for name in CONTROL_OUTPUTS]
+        outputs += [engine.interrupt]
+        outputs += [getattr(engine, f"trace_{unit}_{what}") for what in ("state", "retire") for unit in UNITS]
+        # One signal of all outputs: the simulator compiles what drives it, but interprets what is sampled.
+        widths = [len(Value.cast(output)) for output in outputs]
+        self._shifts = [sum(widths[:index]) for index in range(len(widths))]
+        self._masks = [(1 << width) - 1 for width in widths]
+        self._outputs = Signal(sum(widths))
+        bench = Module()
+        bench.submodules.engine = engine
+        bench.d.comb += self._outputs.eq(Cat(outputs))
         self._run: _Run | None = None
-        self.simulator: Any = Simulator(engine)
+        self.simulator: Any = Simulator(bench)
         self.simulator.add_clock(1e-6)
         self.simulator.add_process(self._process)
 
     async def _process(self, context: Any) -> None:
         driven: list[int] = [0] * len(self._inputs)
         running: _Run | None = None  # whose signals the engine sees in the cycle that ends
-        async for _, _, *values in context.tick().sample(*self._outputs):
+        fields = list(zip(self._shifts, self._masks, strict=True))
+        async for _, _, outputs in context.tick().sample(self._outputs):
             if running is not None:
-                running.step(values)
+                running.step([outputs >> shift & mask for shift, mask in fields])
             running = None if self._run is None or self._run.over else self._run
             wanted = [0] * len(driven) if running is None else running.drive()
             for signal, old, new in zip(self._inputs, driven, wanted, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -151,8 +152,7 @@ def compile_model(verilog: str, *, bus_bytes: int, waveforms: bool = False) -> P
     compiler = find_compiler()
     if missing is not None or compiler is None:
         raise SimulationError(f"the Verilator backend cannot run: {missing}")
-    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    toolchain = (_version_of("verilator"), *compiler, version, *_COMPILER_FLAGS, _FAST, _SLOW)
+    toolchain = (_version_of("verilator"), *compiler, _compiler_version(tuple(compiler)), *_COMPILER_FLAGS, _FAST, _SLOW)
     verilator_flags = (*_VERILATOR_FLAGS, f"-GBYTES={bus_bytes}", *(("--trace-vcd",) if waveforms else ()))
     defines = [f"-DBUS_BYTES={bus_bytes}", f"-DUNIT_BUSY={int(UnitState.BUSY)}"]
     if waveforms:
@@ -175,6 +175,11 @@ def compile_model(verilog: str, *, bus_bytes: int, waveforms: bool = False) -> P
     parts: list[str | bytes] = [verilog, *toolchain, *verilator_flags, *defines]
     parts += [(_HERE / name).read_bytes() for name in _SOURCES]
     return cached("models", digest_of(parts), make_model) / "engine.so"
+
+
+@functools.cache
+def _compiler_version(compiler: tuple[str, ...]) -> str:
+    return subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
 
 
 class _Builder:
