@@ -1,8 +1,9 @@
 """The cycle model: how long a :class:`~accel.program.Program` takes on the engine, to the cycle, without its data.
 
-It replays the program's instructions through the same queues, sequencers and ports that ``rtl/`` describes, but moves from event to event: the pixels
-of a pass, the beats of a burst and the words of a row follow each other at a known rate, so only their first and last need a time. Everything that
-one part of the engine can know of another is at least a cycle old, except for the few cases marked *same cycle*.
+It replays the program's instructions through the same queues, sequencers and ports that ``rtl/`` describes, but moves from event to
+event: the pixels of a pass, the beats of a burst and the words of a row follow each other at a known rate, so only their first and
+last need a time. Everything that one part of the engine can know of another is at least a cycle old, except for the few cases
+marked *same cycle*.
 
 The parts, each a class here and one or two files there:
 
@@ -60,14 +61,16 @@ _Process = Generator["int | None", None, None]
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What the engine will do: ``cycles`` from start to done, and the cycle in which each instruction finishes (int64, program order)."""
+    """What the engine will do: ``cycles`` from start to done, and the cycle in which each instruction finishes (int64, program
+    order)."""
 
     cycles: int
     retired: npt.NDArray[np.int64]
 
 
 def estimate(program: Program, timing: MemoryTiming | None = None) -> Estimate:
-    """Return the cycles of one image, equal to the engine's own counter for every program and memory timing without random stalls."""
+    """Return the cycles of one image, equal to the engine's own counter for every program and memory timing without random
+    stalls."""
     return _Replay(program, timing or MemoryTiming()).run()
 
 
@@ -631,7 +634,8 @@ class _WritePort:
         self._row = 0
 
     def announce(self, offered: int, store: Instruction) -> int | None:
-        """Take a transfer offered from cycle ``offered`` on; return the cycle in which it is taken, None when words are missing to tell."""
+        """Take a transfer offered from cycle ``offered`` on; return the cycle in which it is taken, None when words are missing to
+        tell."""
         taken = offered
         if len(self._announced) >= _TRANSFERS:
             place = len(self._announced) - _TRANSFERS

@@ -20,11 +20,10 @@ READ_LATENCY = 3
 def control_layout(shifts: int) -> data.StructLayout:
     """Return what goes with a pixel: where its results are added, and how.
 
-    ``shift`` selects the rows that bypass the array: column c takes row ``c + shift * columns``. ``last`` marks an instruction's last pixel.
+    ``shift`` selects the rows that bypass the array: column c takes row ``c + shift * columns``. ``last`` marks an instruction's
+    last pixel.
     """
-    return data.StructLayout(
-        {"valid": 1, "last": 1, "overwrite": 1, "operation": Operation, "shift": range(shifts), "address": 16}
-    )
+    return data.StructLayout({"valid": 1, "last": 1, "overwrite": 1, "operation": Operation, "shift": range(shifts), "address": 16})
 
 
 def drain_layout(groups: int) -> data.StructLayout:
@@ -35,9 +34,9 @@ def drain_layout(groups: int) -> data.StructLayout:
 class Accumulators(wiring.Component):
     """``columns`` banks of 32-bit sums in two halves; column c works one cycle after column c-1.
 
-    ``i_control`` comes together with the scratchpad's ``i_pixel``; it waits here for its results to come through the array (or past it).
-    A word may be accumulated again ``REVISIT`` cycles later. While one half is being accumulated the other is free to be drained.
-    ``o_done`` is high for one cycle when the last pixel of an instruction is in memory.
+    ``i_control`` comes together with the scratchpad's ``i_pixel``; it waits here for its results to come through the array (or past
+    it). A word may be accumulated again ``REVISIT`` cycles later. While one half is being accumulated the other is free to be
+    drained. ``o_done`` is high for one cycle when the last pixel of an instruction is in memory.
 
     Parameters
     ----------
@@ -89,8 +88,8 @@ class Accumulators(wiring.Component):
         bits = (self.depth - 1).bit_length()
         layout = control_layout(self.shifts)
 
-        # A sum comes out of column 0 rows + 6 cycles after the pixel was given and is added by the third stage below; a byte that bypasses
-        # the array comes out 5 cycles after, and one more for each row above its own.
+        # A sum comes out of column 0 rows + 6 cycles after the pixel was given and is added by the third stage below; a byte that
+        # bypasses the array comes out 5 cycles after, and one more for each row above its own.
         line = [self.i_control]
         for n in range(self.rows + 3):
             stage = Signal(layout, name=f"waiting_{n}")

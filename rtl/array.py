@@ -14,8 +14,8 @@ __all__ = ["SystolicArray"]
 class SystolicArray(wiring.Component):
     """Weight-stationary array: ``rows`` input channels by ``columns`` output channels.
 
-    Row r's activation enters r cycles after row 0's. Column c's sum of that pixel leaves ``rows + 2 + c`` cycles after row 0's activation
-    entered. One pixel a cycle; swaps travel with the wavefront, so weight tiles follow each other without a bubble.
+    Row r's activation enters r cycles after row 0's. Column c's sum of that pixel leaves ``rows + 2 + c`` cycles after row 0's
+    activation entered. One pixel a cycle; swaps travel with the wavefront, so weight tiles follow each other without a bubble.
 
     Parameters
     ----------

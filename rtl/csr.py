@@ -37,7 +37,8 @@ def axi_lite_signature() -> wiring.Signature:
 
 
 class Registers(wiring.Component):
-    """The registers of :class:`accel.isa.CSR`. One access at a time; a write needs all four byte strobes, and unknown addresses answer SLVERR.
+    """The registers of :class:`accel.isa.CSR`. One access at a time; a write needs all four byte strobes, and unknown addresses
+    answer SLVERR.
 
     Parameters
     ----------

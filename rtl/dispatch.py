@@ -22,8 +22,8 @@ PREFETCH = 16
 class Dispatcher(wiring.Component):
     """Fetch the program from address 0 (of the base) on and hand each instruction to its unit's queue, one a cycle at most.
 
-    BEGIN must come first and fit this engine. END waits for all units; then ``o_done`` stays high. An instruction that is none, or that
-    has a count of zero (a loop that would not end), stops the engine.
+    BEGIN must come first and fit this engine. END waits for all units; then ``o_done`` stays high. An instruction that is none, or
+    that has a count of zero (a loop that would not end), stops the engine.
 
     Parameters
     ----------

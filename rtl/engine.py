@@ -263,8 +263,8 @@ class Engine(wiring.Component):
                 outside, inside = getattr(self, name), getattr(core, name)
                 m.d.comb += outside.eq(inside) if core.signature.members[name].flow == Out else inside.eq(outside)
 
-        # The core is held in reset except while a program runs, so that every program starts alike. It is released from an error only
-        # once the memory port is quiet: a burst under way must be finished first.
+        # The core is held in reset except while a program runs, so that every program starts alike. It is released from an error
+        # only once the memory port is quiet: a burst under way must be finished first.
         done = Signal()
         error = Signal(Error)
         error_index = Signal(24)

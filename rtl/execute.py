@@ -19,14 +19,15 @@ class ExecuteUnit(wiring.Component):
     """Run EXECUTE instructions in order, pass after pass.
 
     Two sequencers work one pass apart. The *weight loader* takes ``rows`` cycles to shift a pass's weights and taps into the shadow
-    registers; the *pixel streamer* swaps them in and gives one pixel a cycle. Pass k+1 is loaded while pass k streams, so a pass of M pixels
-    takes ``max(M, rows, REVISIT)`` cycles::
+    registers; the *pixel streamer* swaps them in and gives one pixel a cycle. Pass k+1 is loaded while pass k streams, so a pass of
+    M pixels takes ``max(M, rows, REVISIT)`` cycles::
 
         loader    |  pass 0  |  pass 1  |    | pass 2  |
         streamer             |  pass 0 pixels | pass 1 pixels | ...
 
-    The loader waits for the order after LOADs, the streamer for the others. An instruction that uses another path to the accumulators than
-    the one before waits until that path is empty; one that accumulates onto earlier results waits ``REVISIT`` cycles.
+    The loader waits for the order after LOADs, the streamer for the others. An instruction that uses another path to the
+    accumulators than the one before waits until that path is empty; one that accumulates onto earlier results waits ``REVISIT``
+    cycles.
 
     Parameters
     ----------
@@ -162,15 +163,10 @@ class ExecuteUnit(wiring.Component):
         may_begin = Signal()
         m.d.comb += [
             ordered.eq(
-                is_ordered(head.orders.execute, self.i_completed.execute)
-                & is_ordered(head.orders.store, self.i_completed.store)
+                is_ordered(head.orders.execute, self.i_completed.execute) & is_ordered(head.orders.store, self.i_completed.store)
             ),
-            quiet.eq(
-                ((path == last_path) | (since_pixel == settle)) & (~streaming.accumulate | (since_pixel >= REVISIT - 1))
-            ),
-            may_begin.eq(
-                handed.r_rdy & ~inside & shadow_full & (since_begin >= REVISIT - 1) & (~first_pass | (ordered & quiet))
-            ),
+            quiet.eq(((path == last_path) | (since_pixel == settle)) & (~streaming.accumulate | (since_pixel >= REVISIT - 1))),
+            may_begin.eq(handed.r_rdy & ~inside & shadow_full & (since_begin >= REVISIT - 1) & (~first_pass | (ordered & quiet))),
             pass_begins.eq(may_begin),
         ]
         issue = Signal()

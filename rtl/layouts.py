@@ -68,8 +68,8 @@ def is_ordered(order: data.View, completed: Value) -> Value:
 def loop_step(m: Module, *, counts: list[Value], limits: list[Value], advance: Value) -> tuple[list[Value], Value]:
     """Count nested loops, innermost last; ``counts`` are registers from 0 to ``limits - 1``.
 
-    While ``advance`` is high a step is made each cycle. Returns, for each level, whether this step carries out of all levels *inside* it
-    (so that level's counter steps), and whether every level is at its end.
+    While ``advance`` is high a step is made each cycle. Returns, for each level, whether this step carries out of all levels
+    *inside* it (so that level's counter steps), and whether every level is at its end.
     """
     steps: list[Value] = []
     carry: Value = Const(1)

@@ -19,8 +19,8 @@ __all__ = ["LoadUnit", "weight_write_layout"]
 #: LOADs whose addresses have been sent and whose data are still to come.
 IN_FLIGHT = 4
 
-#: One cycle in so many is left to the output stage on the scratchpad's write port. A fixed share rather than an arbiter: nothing that the
-#: output stage does can then reach the read channel, so what memory does stays independent of it.
+#: One cycle in so many is left to the output stage on the scratchpad's write port. A fixed share rather than an arbiter: nothing
+#: that the output stage does can then reach the read channel, so what memory does stays independent of it.
 SHARE = 4
 
 
@@ -32,9 +32,9 @@ def weight_write_layout(columns: int) -> data.StructLayout:
 class LoadUnit(wiring.Component):
     """Run LOAD instructions in order.
 
-    The *requester* sends an instruction's addresses as soon as its orders allow, up to ``IN_FLIGHT`` instructions ahead of the *receiver*, so that
-    the memory's latency is paid once. The receiver cuts beats into elements, or joins them, and writes one element a cycle, to the scratchpad in
-    ``SHARE - 1`` cycles of ``SHARE``.
+    The *requester* sends an instruction's addresses as soon as its orders allow, up to ``IN_FLIGHT`` instructions ahead of the
+    *receiver*, so that the memory's latency is paid once. The receiver cuts beats into elements, or joins them, and writes one
+    element a cycle, to the scratchpad in ``SHARE - 1`` cycles of ``SHARE``.
 
     Parameters
     ----------

@@ -17,15 +17,15 @@ def sum_width(rows: int) -> int:
 class PE(wiring.Component):
     """Multiply an activation by the weight held here and add it to the sum from above.
 
-    A sum leaves three cycles after its activation arrived and one cycle after the sum from above arrived; activations leave one cycle
-    after they arrived. One of each every cycle::
+    A sum leaves three cycles after its activation arrived and one cycle after the sum from above arrived; activations leave one
+    cycle after they arrived. One of each every cycle::
 
         i_activation --[a]--+--> o_activation        i_sum ----+
                             |                                  |
                  weight --> * --[product]--------------------> + --[s]--> o_sum
 
-    The next weight waits in the shadow register. ``i_swap`` comes with the first activation that needs it. Shadows form a shift register
-    down the column, which moves while ``i_shift`` is high.
+    The next weight waits in the shadow register. ``i_swap`` comes with the first activation that needs it. Shadows form a shift
+    register down the column, which moves while ``i_shift`` is high.
 
     Parameters
     ----------

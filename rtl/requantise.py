@@ -24,7 +24,8 @@ def saturate(value: Value, minimum: Value | int, maximum: Value | int) -> Value:
 
 
 class Requantiser(wiring.Component):
-    """``lanes`` times ``clamp(round((sum + bias) * multiplier, by the two shifts) + zero_point)``, each cycle, ``LATENCY`` cycles later.
+    """``lanes`` times ``clamp(round((sum + bias) * multiplier, by the two shifts) + zero_point)``, each cycle, ``LATENCY`` cycles
+    later.
 
     Equal to :func:`accel.numerics.requantise` for every input.
 

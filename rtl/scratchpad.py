@@ -8,7 +8,8 @@ from amaranth.lib.wiring import In, Out
 
 __all__ = ["Scratchpad", "pixel_layout", "scratchpad_write_layout", "tap_layout"]
 
-#: A pixel for all rows: ``offset`` is added to each row's tap; ``first`` is the first pixel of a pass, with which rows change to their next tap.
+#: A pixel for all rows: ``offset`` is added to each row's tap; ``first`` is the first pixel of a pass, with which rows change to
+#: their next tap.
 pixel_layout = data.StructLayout({"first": 1, "offset": 16})
 
 #: One of the ``rows`` taps of the next pass, the last row's first; ``start`` with the first of them.
@@ -24,8 +25,8 @@ class Scratchpad(wiring.Component):
     """``rows`` byte-wide banks; row r reads bank r at ``offset + tap[r]``, one cycle after row r-1.
 
     Row r's byte leaves ``4 + r`` cycles after its pixel was at ``i_pixel``, with ``o_swap`` telling the first of a pass.
-    The next pass's taps shift down the rows as weights do in the array; they must all have been given ``1`` cycle before the first pixel
-    of their pass, and may follow from the cycle in which the previous pass's first pixel is given.
+    The next pass's taps shift down the rows as weights do in the array; they must all have been given ``1`` cycle before the first
+    pixel of their pass, and may follow from the cycle in which the previous pass's first pixel is given.
     A write is readable by a pixel given in the next cycle.
 
     Parameters
@@ -76,7 +77,8 @@ class Scratchpad(wiring.Component):
         start_in: Value = self.i_tap.start
         tap_in: Value = self.i_tap.address
         for r in range(self.rows):
-            # Each row controls its own shadow tap, so that nothing is broadcast: it takes rows - r taps, the first r cycles after row 0.
+            # Each row controls its own shadow tap, so that nothing is broadcast: it takes rows - r taps, the first r cycles after
+            # row 0.
             remaining = Signal(range(self.rows - r + 1), name=f"remaining_{r}")
             take = Signal(name=f"take_{r}")
             shadow = Signal(16, name=f"shadow_{r}", reset_less=True)

@@ -46,8 +46,8 @@ def table_write_layout(lanes: int) -> data.StructLayout:
 class StoreUnit(wiring.Component):
     """Run STORE instructions in order, one accumulator word and column group a cycle.
 
-    An instruction's first group is issued two cycles after the last of the one before, if it may start (and, when it writes to memory, once
-    the write port knows). Scratchpad writes give way to the load unit's.
+    An instruction's first group is issued two cycles after the last of the one before, if it may start (and, when it writes to
+    memory, once the write port knows). Scratchpad writes give way to the load unit's.
 
     Parameters
     ----------

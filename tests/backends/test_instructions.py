@@ -14,10 +14,14 @@ from accel import isa
 from accel.config import PRESETS, EngineConfig
 from accel.isa import Instruction, Opcode, Operation, Source, Target
 from accel.numerics import Rounding, shift_stages
+from accel.perf import estimate
 from accel.program import LayerInfo, MemoryTiming, Program, TensorBinding
 from sim.backends import get_backend
 
 CONFIGS = {
+    "base": PRESETS["base"],
+    "thin": replace(PRESETS["small"], name="thin", bus_bytes=2),
+    "fat": replace(PRESETS["tiny"], name="fat", bus_bytes=64),
     "tiny": PRESETS["tiny"],
     "small": PRESETS["small"],
     "tall": replace(PRESETS["small"], name="tall", rows=8, columns=2, lanes=1),
@@ -41,7 +45,8 @@ class Assembler:
         ]
         self.data: list[tuple[int, bytes]] = []
         self.free = 1 << 14
-        # what each accumulator half holds: pixels, and columns (a byte that bypasses the array exists only for as many as there are rows)
+        # what each accumulator half holds: pixels, and columns (a byte that bypasses the array exists only for as many as there are
+        # rows)
         self.valid_sums = [0, 0]
         self.valid_groups = [0, 0]
 
@@ -67,9 +72,7 @@ class Assembler:
         words = config.scratchpad_words
         content = rng.integers(0, 256, words * config.word_bytes, dtype=np.uint8).tobytes()
         log2 = config.word_bytes.bit_length() - 1
-        self.load(
-            Target.ACTIVATIONS, memory_address=self.place(content), element_log2=log2, period_log2=log2, n_x=words
-        )
+        self.load(Target.ACTIVATIONS, memory_address=self.place(content), element_log2=log2, period_log2=log2, n_x=words)
         content = rng.integers(0, 256, config.weight_words * config.weight_word_bytes, dtype=np.uint8).tobytes()
         self.load(
             Target.WEIGHTS,
@@ -295,20 +298,28 @@ class Assembler:
 
 
 def run_both(backend: str, config: EngineConfig, seed: int, length: int, timing: MemoryTiming) -> None:
-    """Run one random program on the emulator and on a backend, and compare memory."""
+    """Run one random program on the emulator and on a backend; memory is equal, and every instruction's cycle is the cycle
+    model's."""
     program = Assembler(config, seed).program(length)
     image = np.zeros((1, 1, 1), np.int8)
     expected = get_backend("emulator").run(program, [image])
     got = get_backend(backend).run(program, [image], timing=timing)
     wrong = np.argwhere(expected.outputs != got.outputs)
     assert not len(wrong), f"seed {seed} on {config.name}: {len(wrong)} bytes differ, first {wrong[0]}"
+    if timing.stall_seed is None:
+        predicted = estimate(program, timing)
+        assert got.cycles is not None
+        assert got.retired is not None
+        assert got.cycles == (predicted.cycles,), f"seed {seed} on {config.name}, {timing}"
+        assert got.retired[0].tolist() == predicted.retired.tolist(), f"seed {seed} on {config.name}, {timing}"
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(16))
 def test_random_instructions_verilator(name: str, seed: int) -> None:
-    timing = MemoryTiming(latency=1 + 7 * (seed % 4), interval=1 + seed % 2, stall_seed=seed if seed % 3 == 0 else None)
-    run_both("verilator", CONFIGS[name], seed, 60, timing)
+    timing = MemoryTiming(latency=(20, 1, 3, 100)[seed % 4], interval=(1, 1, 2, 5)[seed // 4 % 4])
+    run_both("verilator", CONFIGS[name], seed, 80, timing)
+    run_both("verilator", CONFIGS[name], seed + 1000, 40, replace(timing, stall_seed=seed))
 
 
 def test_random_instructions_pysim() -> None:
