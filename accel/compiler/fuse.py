@@ -228,7 +228,6 @@ def _stage(op: Operator, network: Network, config: EngineConfig) -> Stage:
     return Stage(
         name=op.name,
         op=type(op).__name__,
-        macs=op.macs(inputs),
         operation=operation,
         inputs=op.inputs,
         input_shape=inputs[0],

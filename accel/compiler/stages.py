@@ -105,7 +105,6 @@ class Stage:
 
     name: str
     op: str
-    macs: int
     operation: Operation
     inputs: tuple[str, ...]
     input_shape: Shape
@@ -129,6 +128,13 @@ class Stage:
     def is_pair(self) -> bool:
         """Whether two maps are added."""
         return self.pair_table is not None
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates that the outputs need: what a fused pool drops is never computed, so it does not count."""
+        if self.operation is not Operation.ARRAY:
+            return 0
+        return math.prod(self.shape) * self.pool_words * math.prod(self.weights[0].shape[1:])
 
     @property
     def pool_words(self) -> int:

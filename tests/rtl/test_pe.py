@@ -1,0 +1,65 @@
+"""One processing element: cycle-exact, against a model of what its docstring draws."""
+
+import numpy as np
+import pytest
+
+from rtl.pe import PE, sum_width
+
+OUTPUTS = ("o_activation", "o_swap", "o_weight", "o_shift", "o_sum")
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 16), (2, 17), (3, 18), (4, 18), (5, 19), (16, 20), (17, 21), (32, 21)])
+def test_sum_width_holds_the_largest_sum(rows, width):
+    assert sum_width(rows) == width
+    assert rows * 128 * 128 < 1 << width - 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_output_in_every_cycle(bench, seed):
+    rng = np.random.default_rng(seed)
+    cycles = 300
+    inputs = [
+        {
+            "i_activation": int(rng.choice([-128, 127, int(rng.integers(-128, 128))])),
+            "i_swap": int(rng.random() < 0.2),
+            "i_weight": int(rng.choice([-128, 127, int(rng.integers(-128, 128))])),
+            "i_shift": int(rng.random() < 0.4),
+            "i_sum": int(rng.integers(-(1 << 16), 1 << 16)),
+        }
+        for _ in range(cycles)
+    ]
+    seen = bench.trace(PE(width=18), inputs, OUTPUTS)
+
+    # The shadow is what i_weight was when it last shifted; the weight is the shadow that the swap of this activation, or of the
+    # last activation that had one, found.
+    shadow, weight, weights = None, None, []
+    for cycle, values in enumerate(inputs):
+        if values["i_swap"]:
+            weight = shadow
+        weights.append(weight)
+        if values["i_shift"]:
+            shadow = values["i_weight"]
+        if cycle + 1 < cycles:
+            after = seen[cycle + 1]
+            assert after["o_activation"] == values["i_activation"], f"seed {seed}, cycle {cycle}"
+            assert (after["o_swap"], after["o_shift"]) == (values["i_swap"], values["i_shift"]), f"seed {seed}, cycle {cycle}"
+            if shadow is not None:
+                assert after["o_weight"] == shadow, f"seed {seed}, cycle {cycle}"
+    checked = 0
+    for cycle in range(cycles - 3):
+        if weights[cycle] is not None:
+            expected = inputs[cycle + 2]["i_sum"] + inputs[cycle]["i_activation"] * weights[cycle]
+            assert seen[cycle + 3]["o_sum"] == expected, f"seed {seed}, cycle {cycle}"
+            checked += 1
+    assert checked > cycles // 2
+
+
+def test_extreme_products_do_not_overflow_one_row(bench):
+    """-128 times -128 is the one product that needs all sixteen bits."""
+    inputs = [
+        {"i_weight": -128, "i_shift": 1},
+        {"i_shift": 0, "i_swap": 1, "i_activation": -128},
+        {"i_swap": 0, "i_activation": 127},
+    ]
+    seen = bench.trace(PE(width=sum_width(2)), inputs, ["o_sum"], more=3)
+    assert [values["o_sum"] for values in seen[4:6]] == [16384, -16256]
