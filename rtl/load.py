@@ -21,7 +21,7 @@ IN_FLIGHT = 4
 
 #: One cycle in so many is left to the output stage on the scratchpad's write port. A fixed share rather than an arbiter: nothing
 #: that the output stage does can then reach the read channel, so what memory does stays independent of it.
-SHARE = 4
+SHARE = 8
 
 
 def weight_write_layout(columns: int) -> data.StructLayout:

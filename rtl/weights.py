@@ -12,7 +12,7 @@ __all__ = ["WeightMemory"]
 class WeightMemory(wiring.Component):
     """``columns`` byte-wide banks; column c reads bank c at the common address, one cycle after column c-1.
 
-    Column c's byte leaves ``5 + c`` cycles after its address was at ``i_address``: two stages bring the address to the memory
+    Column c's byte leaves ``4 + c`` cycles after its address was at ``i_address``: two stages bring the address to the memory
     (which matches the taps of the same pass, see the scratchpad), one is the memory, one the register behind it, and the array's
     shadow takes it at the end of that cycle.
 

@@ -56,8 +56,24 @@ class Bench:
         cls.run(block, testbench, limit=len(inputs) + more + 2)
         return seen
 
+    # (Amaranth's own `until` and `repeat` cannot be abandoned half way without a warning, and a test that fails does that.)
+
     @staticmethod
-    async def send(ctx: Any, stream: Any, payloads: Sequence[Any], rng: np.random.Generator, stall: float) -> None:
+    async def until(ctx: Any, condition: Any) -> None:
+        """Let cycles pass until one in which ``condition`` was true at its end."""
+        while True:
+            _, _, met = await ctx.tick().sample(condition)
+            if met:
+                return
+
+    @staticmethod
+    async def repeat(ctx: Any, cycles: int) -> None:
+        """Let ``cycles`` cycles pass."""
+        for _ in range(cycles):
+            await ctx.tick()
+
+    @classmethod
+    async def send(cls, ctx: Any, stream: Any, payloads: Sequence[Any], rng: np.random.Generator, stall: float) -> None:
         """Give ``payloads`` to a stream; in a share ``stall`` of the cycles something else is shown, with valid low."""
         width = len(Value.cast(stream.payload))
         for payload in payloads:
@@ -66,7 +82,7 @@ class Bench:
                 await ctx.tick()
             ctx.set(stream.payload, payload)
             ctx.set(stream.valid, 1)
-            await ctx.tick().until(stream.ready)
+            await cls.until(ctx, stream.ready)
             ctx.set(stream.valid, 0)
 
     @staticmethod

@@ -1,5 +1,10 @@
 """Building native models: tools that are missing, Verilog that is wrong, and what makes a new model necessary."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -87,6 +92,44 @@ def test_verilog_that_does_not_build_is_one_sentence_and_leaves_nothing(tmp_path
         compile_model("module engine(input clk); assign nothing = ; endmodule\n", bus_bytes=2)
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "models").iterdir())
+
+
+_ENDLESS_COMPILER = """#!/bin/sh
+[ "$1" = --version ] && exit
+sleep 60 & wait
+"""
+
+_BUILD = """
+import signal, sys
+from sim.verilator import compile_model
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print("ready", flush=True)
+compile_model(sys.stdin.read(), bus_bytes=2)
+"""
+
+
+@needs_tools
+def test_an_interrupted_build_ends_at_once_and_leaves_nothing(copy: SimpleNamespace, tmp_path: Path) -> None:
+    compiler = tmp_path / "endless"
+    compiler.write_text(_ENDLESS_COMPILER, encoding="utf-8")
+    compiler.chmod(0o755)
+    environment = {**os.environ, "CXX": str(compiler), "SYSTOLITH_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", _BUILD]
+    root = Path(verilator.__file__).parents[1]
+    with subprocess.Popen(command, env=environment, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(copy.verilog()(PRESETS["tiny"]))
+        process.stdin.close()
+        assert process.stdout.readline() == "ready\n"
+        while not list(tmp_path.glob("cache/runtime/.*.unfinished")):  # the compiler is running
+            time.sleep(0.05)
+            assert process.poll() is None
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) != 0  # would be 60 seconds
+    left = [path for path in (tmp_path / "cache").rglob("*") if path.parent != tmp_path / "cache"]
+    assert left == []
 
 
 @needs_tools
