@@ -56,6 +56,9 @@ _WRITES = 8  # write_port.OUTSTANDING
 #: Turns of the processes in one cycle: fetch goes before load on the read port.
 _FETCH, _DISPATCH, _LOAD, _EXECUTE, _STORE, _WRITE = range(6)
 
+#: Groups of a STORE that are worth looking for a stretch without disturbance.
+_WORTH_A_RUN = 4 * _RESULTS
+
 _Process = Generator["int | None", None, None]
 
 
@@ -114,6 +117,7 @@ class _Replay:
         """Cycles in which credits come back, as far as known: a heap."""
         self.outstanding = 0
         self.last_fire = -1
+        self.last_delayed = -1
         self.ended: int | None = None
 
     # ---- events ----
@@ -403,7 +407,14 @@ class _Replay:
                 issue = announced + 1
             pool, groups, n_x = store["pool"], store["groups"], store["n_x"]
             words = n_x * store["n_y"]
-            for word in range(words):
+            done = 0
+            if words * pool * groups >= _WORTH_A_RUN:
+                while self.results:
+                    yield None
+                if self.last_delayed < issue:
+                    done = yield from self._undisturbed(store, issue, latency)
+                    issue += done * pool * groups
+            for word in range(done, words):
                 for part in range(1 - pool * groups, 1):
                     if self.outstanding == _RESULTS:
                         # the first credit to come back: of a swallowed group, or of one that is still to be written
@@ -426,6 +437,46 @@ class _Replay:
             unit.popped.append(issue - 1)
             free = issue
             self.wake_all()
+
+    def _undisturbed(self, store: Instruction, start: int, latency: int) -> Generator[int | None, None, int]:
+        """Issue and write groups from cycle ``start`` on for as long as nothing delays a result; return the words done.
+
+        The last words are left to the exact path, so that the cycle of the last issue is known before it comes.
+        """
+        pool, groups, n_x = store["pool"], store["groups"], store["n_x"]
+        period = pool * groups
+        to_scratchpad, to_memory = store["to_scratchpad"], store["to_memory"]
+        swallowed = period - groups
+        limit = n_x * store["n_y"] - -(-_RESULTS // period)
+        done = 0
+        while done < limit:
+            reach = limit
+            if to_scratchpad:
+                # what the load unit makes is known up to the cycle of the next event
+                reach = min(limit, (self.quiet_until() + 2 - latency - start) // period)
+                if reach <= done:
+                    yield start + (done + 1) * period + latency - 2
+                    continue
+                first = start + done * period + swallowed + latency
+                if self.channel.writes_between(first - 1, start + reach * period + latency - 2):
+                    break
+            if to_memory:
+                while done < reach and self.port.word_free() <= start + done * period + swallowed + latency:
+                    self.port.word(start + (done + 1) * period - 1 + latency, done % n_x, store)
+                    done += 1
+                if done < reach:
+                    break
+            done = reach
+        count = done * period
+        for group in range(max(0, count - _RESULTS), count):
+            heapq.heappush(self.releases, start + group + latency - (group % period < swallowed))
+        self.outstanding += min(count, _RESULTS)
+        while self.outstanding > _RESULTS:
+            heapq.heappop(self.releases)
+            self.outstanding -= 1
+        if count:
+            self.last_fire = start + count - 1 + latency
+        return done
 
     def _write_from(self) -> int:
         """Return the first cycle in which the next result may be written, the load unit apart."""
@@ -451,6 +502,8 @@ class _Replay:
             self.results.popleft()
             heapq.heappush(self.releases, fire)
             self.last_fire = fire
+            if fire > result.earliest:
+                self.last_delayed = fire
             if result.store["to_memory"] and result.x is not None:
                 self.port.word(fire, result.x, result.store)
             if result.position is not None:
@@ -565,6 +618,9 @@ class _ReadChannel:
         for beat in range(beats):
             if beat:
                 ready += self.interval
+            if beat == 2 and element >= self.bus and (done := self._steady(ready, beats - beat, element // self.bus, to_scratchpad)):
+                ready += (done - 1) * self.interval
+                break
             if not self._row_left:
                 self._row_left = load["n_x"]
                 z, y = divmod(self._row, load["n_y"])
@@ -591,12 +647,36 @@ class _ReadChannel:
         self._ready = ready
         self._finished.append(self._delivered)
 
+    def _steady(self, ready: int, beats: int, parts: int, to_scratchpad: bool) -> int:
+        """Receive the rest of a burst whose elements take ``parts`` whole beats; return its beats, or 0 if they must be looked at singly.
+
+        The first of them is ready in cycle ``ready``. The LOAD is known to be at the head: two of the burst's beats have been received.
+        """
+        last_ready = ready + (beats - 1) * self.interval
+        if not to_scratchpad:
+            # a beat a cycle, or as memory has them
+            self._delivered = max(last_ready, self._delivered + beats)
+            self._released = self._delivered + 1
+        elif parts == 1 and self.interval == 1:
+            # Elements are numbered by the cycles in which they may be made. Each is made when its beat is there and the one before is made.
+            made = max(_slot(ready + 1), _slot(self._released) + 1)
+            last_made = made + beats - 1
+            if _slot(last_ready + 1) > last_made or _slot(ready + 1) > _slot(self._released) + 1:
+                return 0
+            self._delivered = max(last_ready, _slot_cycle(last_made - 1))
+            self._released = self._emit(_slot_cycle(made), beats)
+        else:
+            return 0
+        self._part += beats
+        elements, self._part = divmod(self._part, parts)
+        self._row_left -= elements
+        self._last = self._released
+        return beats
+
     def _emit(self, start: int, count: int) -> int:
         """Make ``count`` elements for the scratchpad from cycle ``start`` on; return the cycle of the last."""
         start += start % _SHARE == _SHARE - 1
-        # number the cycles in which elements may be made
-        number = start // _SHARE * (_SHARE - 1) + start % _SHARE + count - 1
-        last = number // (_SHARE - 1) * _SHARE + number % (_SHARE - 1)
+        last = _slot_cycle(_slot(start) + count - 1)
         if self._busy_until and self._busy_until[-1] + 1 >= start - (start % _SHARE == 0):
             self._busy_until[-1] = last
         else:
@@ -610,6 +690,22 @@ class _ReadChannel:
             return False
         place = bisect_left(self._busy_from, cycle + 1) - 1
         return place >= 0 and cycle <= self._busy_until[place]
+
+
+    def writes_between(self, first: int, last: int) -> bool:
+        """Return whether an element for the scratchpad may be made from cycle ``first`` to ``last``."""
+        place = bisect_left(self._busy_from, last + 1) - 1
+        return place >= 0 and first <= self._busy_until[place]
+
+
+def _slot(cycle: int) -> int:
+    """Return the number of the first cycle from ``cycle`` on in which an element may be made for the scratchpad."""
+    return cycle // _SHARE * (_SHARE - 1) + min(cycle % _SHARE, _SHARE - 1)
+
+
+def _slot_cycle(number: int) -> int:
+    """Return the cycle of a number."""
+    return number // (_SHARE - 1) * _SHARE + number % (_SHARE - 1)
 
 
 class _WritePort:
