@@ -6,9 +6,11 @@ Exit status: 0 when every byte agrees with the golden model, 1 when one does not
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +38,8 @@ BACKENDS = ("auto", "verilator", "pysim", "emulator")
 #: Sample images run when no number is given: enough to see, and on Amaranth's simulator (some thousand times slower) just one.
 DEFAULT_IMAGES = 10
 DEFAULT_IMAGES_PYSIM = 1
+#: A network without samples runs on random bytes, of which one image shows as much as many.
+DEFAULT_IMAGES_RANDOM = 1
 RANDOM_SEED = 0
 
 
@@ -87,6 +91,23 @@ _config = click.option(
     metavar="NAME|FILE.toml",
     help="Preset, or TOML file with the engine's dimensions.",
 )
+_calibration = click.option("--calibration", metavar="FILE", help="Images (.npy or .npz) with which a float model is quantised.")
+_memory_latency = click.option(
+    "--memory-latency",
+    type=int,
+    default=MemoryTiming.latency,
+    show_default=True,
+    metavar="L",
+    help="Cycles from a memory request to its first beat.",
+)
+_memory_interval = click.option(
+    "--memory-interval",
+    type=int,
+    default=MemoryTiming.interval,
+    show_default=True,
+    metavar="K",
+    help="Cycles a beat of the memory bus.",
+)
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output, and nothing else.")
 
 
@@ -104,28 +125,14 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
     "--images",
     type=click.IntRange(min=1),
     metavar="N",
-    help=f"Run the network's first N sample images.  [default: {DEFAULT_IMAGES}; {DEFAULT_IMAGES_PYSIM} on pysim]",
+    help=f"Run the first N sample images.  [default: {DEFAULT_IMAGES}; {DEFAULT_IMAGES_PYSIM} on pysim, or without samples]",
 )
 @click.option(
     "--input", "input_file", metavar="FILE", help="Run the images in a .npy, .npz or .png file instead (all, or the first N)."
 )
-@click.option("--calibration", metavar="FILE", help="Images (.npy or .npz) with which a float model is quantised.")
-@click.option(
-    "--memory-latency",
-    type=int,
-    default=MemoryTiming.latency,
-    show_default=True,
-    metavar="L",
-    help="Cycles from a memory request to its first beat.",
-)
-@click.option(
-    "--memory-interval",
-    type=int,
-    default=MemoryTiming.interval,
-    show_default=True,
-    metavar="K",
-    help="Cycles a beat of the memory bus.",
-)
+@_calibration
+@_memory_latency
+@_memory_interval
 @click.option("--stall-seed", type=int, metavar="S", help="Stall the memory bus at random as well, from this seed.")
 @click.option("--vcd", metavar="FILE", help="Write the waveforms to a file (slow and large: use few images).")
 @_as_json
@@ -166,7 +173,7 @@ def run(
         if waves is not None and not runner.cycle_accurate:
             raise CommandError(f"--vcd: the {runner.name} has no signals to write; take --backend verilator or pysim")
         default = DEFAULT_IMAGES_PYSIM if runner.name == "pysim" else DEFAULT_IMAGES
-        chosen = _images_of_file(loaded, input_file, images) if input_file else _samples(loaded, network, images or default)
+        chosen = _images_of_file(loaded, input_file, images) if input_file else _samples(loaded, network, images, default)
         progress.stage(f"compiling {loaded.name} for {engine.name}")
         program = compile_network(loaded, engine)
         progress.stage("running the golden model")
@@ -194,6 +201,76 @@ def run(
 
 
 @cli.command()
+@_network
+@click.option(
+    "--config",
+    "configs",
+    multiple=True,
+    default=("base",),
+    show_default="base",
+    metavar="NAME|FILE.toml",
+    help="Preset, or TOML file with the engine's dimensions; give several to see them all.",
+)
+@_calibration
+@_memory_latency
+@_memory_interval
+@click.option(
+    "--clock",
+    type=click.FloatRange(min=0, min_open=True),
+    default=100.0,
+    show_default=True,
+    metavar="MHZ",
+    help="Clock of the engine, for images a second.",
+)
+@_as_json
+def estimate(
+    network: str,
+    configs: tuple[str, ...],
+    calibration: str | None,
+    memory_latency: int,
+    memory_interval: int,
+    clock: float,
+    as_json: bool,
+) -> None:
+    """Compile NETWORK and tell how many cycles it takes, layer by layer, without simulating it: exactly what the engine counts.
+
+    Beside them the roofline: the fewest cycles that array and memory bus leave, each layer reading and writing memory once.
+
+    \b
+    Examples:
+      systolith estimate resnet18 --config large
+      systolith estimate mobilenetv1 --config base --config large --memory-latency 100 --clock 150
+    """
+    engines = [load_config(name) for name in configs]
+    timing = MemoryTiming(latency=memory_latency, interval=memory_interval)
+
+    from accel import perf, report, terminal
+    from accel.compiler import compile_network
+    from accel.frontends import load_network
+
+    outcomes = []
+    with terminal.make_progress(sys.stderr) as progress:
+        progress.stage(f"reading {network}")
+        loaded = load_network(network, calibration=calibration)
+        for engine in engines:
+            progress.stage(f"compiling {loaded.name} for {engine.name}")
+            program = compile_network(loaded, engine)
+            progress.stage(f"estimating {loaded.name} on {engine.name}")
+            begin = time.perf_counter()
+            estimated = perf.estimate(program, timing)
+            seconds = time.perf_counter() - begin
+            outcomes.append(report.report_estimate(program, estimated, loaded, timing=timing, clock=clock, seconds=seconds))
+    if as_json:
+        values = [outcome.as_dict() for outcome in outcomes]
+        _emit_json(values[0] if len(values) == 1 else {"estimates": values})
+        return
+    for index, outcome in enumerate(outcomes):
+        if index:
+            _emit("\n")
+        _emit_rich(functools.partial(terminal.show_estimate, report=outcome))
+
+
+@cli.command()
 @_as_json
 def networks(as_json: bool) -> None:
     """List the built-in networks.
@@ -204,24 +281,25 @@ def networks(as_json: bool) -> None:
     """
     from accel.frontends import NETWORKS, load_network
 
-    loaded = [(name, builtin.description, load_network(name)) for name, builtin in NETWORKS.items()]
-    if as_json:
-        rows = [
+    rows: list[dict[str, Any]] = []
+    for name, builtin in NETWORKS.items():
+        network = load_network(name)  # one at a time: weights are large
+        rows.append(
             {
                 "name": name,
-                "description": description,
+                "description": builtin.description,
                 "input": list(network.input.shape),
                 "output": list(network.tensor(network.output).shape),
                 "layers": len(network.operators),
                 "macs": network.macs,
             }
-            for name, description, network in loaded
-        ]
+        )
+    if as_json:
         _emit_json({"networks": rows})
     else:
         _emit_table(
             ("network", "input", "layers", "MACs an image", "description"),
-            [(name, _by(n.input.shape), f"{len(n.operators)}", f"{n.macs:,}", description) for name, description, n in loaded],
+            [(r["name"], _by(r["input"]), f"{r['layers']}", f"{r['macs']:,}", r["description"]) for r in rows],
         )
 
 
@@ -256,7 +334,7 @@ def configs(as_json: bool) -> None:
 @cli.command()
 @_network
 @_config
-@click.option("--calibration", metavar="FILE", help="Images (.npy or .npz) with which a float model is quantised.")
+@_calibration
 def disassemble(network: str, config: str, calibration: str | None) -> None:
     """Compile NETWORK and print its program, an instruction a line.
 
@@ -338,8 +416,8 @@ def _images_of_file(network: Network, path: str, count: int | None) -> _Images:
     return _Images(inputs=inputs, pixels=_pixels(inputs), labels=None, source=path)
 
 
-def _samples(network: Network, name: str, count: int) -> _Images:
-    """Return the sample images of the built-in network called ``name``; random ones for any other network."""
+def _samples(network: Network, name: str, count: int | None, default: int) -> _Images:
+    """Return ``count`` (or ``default``) sample images of the built-in network called ``name``; random ones, if it has none."""
     import numpy as np
 
     from accel.frontends import NETWORKS, sample_images
@@ -347,12 +425,14 @@ def _samples(network: Network, name: str, count: int) -> _Images:
 
     samples = sample_images(name) if name in NETWORKS else None
     if samples is None:
-        inputs = np.random.default_rng(RANDOM_SEED).integers(-128, 128, (count, *network.input.shape), dtype=np.int8)
+        shape = count or DEFAULT_IMAGES_RANDOM, *network.input.shape
+        inputs = np.random.default_rng(RANDOM_SEED).integers(-128, 128, shape, dtype=np.int8)
         note = (
             f"{network.name} has no sample images, so it ran on random bytes and its classes mean nothing; give images with --input"
         )
         return _Images(inputs=inputs, pixels=None, labels=None, source=f"random bytes from seed {RANDOM_SEED}", notes=(note,))
     raw, labels = samples
+    count = count or default
     if count > len(raw):
         raise CommandError(f"--images: {name} has {len(raw)} sample images, not {count}")
     return _Images(

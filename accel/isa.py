@@ -159,8 +159,6 @@ class Error(enum.IntEnum):
     READ_FAULT = 4
     """The memory answered a read with an error."""
     WRITE_FAULT = 5
-    BAD_ADDRESS = 6
-    """An address beyond an on-chip memory."""
 
 
 @dataclass(frozen=True)

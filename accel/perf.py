@@ -618,7 +618,11 @@ class _ReadChannel:
         for beat in range(beats):
             if beat:
                 ready += self.interval
-            if beat == 2 and element >= self.bus and (done := self._steady(ready, beats - beat, element // self.bus, to_scratchpad)):
+            if (
+                beat == 2
+                and element >= self.bus
+                and (done := self._steady(ready, beats - beat, element // self.bus, to_scratchpad))
+            ):
                 ready += (done - 1) * self.interval
                 break
             if not self._row_left:
@@ -648,9 +652,11 @@ class _ReadChannel:
         self._finished.append(self._delivered)
 
     def _steady(self, ready: int, beats: int, parts: int, to_scratchpad: bool) -> int:
-        """Receive the rest of a burst whose elements take ``parts`` whole beats; return its beats, or 0 if they must be looked at singly.
+        """Receive the rest of a burst whose elements take ``parts`` whole beats; return its beats, or 0 if they must be looked at
+        singly.
 
-        The first of them is ready in cycle ``ready``. The LOAD is known to be at the head: two of the burst's beats have been received.
+        The first of them is ready in cycle ``ready``. The LOAD is known to be at the head: two of the burst's beats have been
+        received.
         """
         last_ready = ready + (beats - 1) * self.interval
         if not to_scratchpad:
@@ -658,7 +664,8 @@ class _ReadChannel:
             self._delivered = max(last_ready, self._delivered + beats)
             self._released = self._delivered + 1
         elif parts == 1 and self.interval == 1:
-            # Elements are numbered by the cycles in which they may be made. Each is made when its beat is there and the one before is made.
+            # Elements are numbered by the cycles in which they may be made. Each is made when its beat is there and the one before
+            # is made.
             made = max(_slot(ready + 1), _slot(self._released) + 1)
             last_made = made + beats - 1
             if _slot(last_ready + 1) > last_made or _slot(ready + 1) > _slot(self._released) + 1:
@@ -690,7 +697,6 @@ class _ReadChannel:
             return False
         place = bisect_left(self._busy_from, cycle + 1) - 1
         return place >= 0 and cycle <= self._busy_until[place]
-
 
     def writes_between(self, first: int, last: int) -> bool:
         """Return whether an element for the scratchpad may be made from cycle ``first`` to ``last``."""

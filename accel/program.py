@@ -160,6 +160,8 @@ class RunResult:
     ``outputs`` int8 ``(images, height, width, channels)``. ``cycles``: for each image, from start to done; None for backends
     without time. ``retired``: for each image, the cycle in which each instruction finished (int64, instruction order, BEGIN and END
     included as 0 and ``cycles``). ``counters``: for each image, the units ``load``, ``execute``, ``store``.
+    ``spent``: for each image, the cycles that each unit (in that order) had spent in each ``UnitState`` when each instruction
+    finished, int64 ``(instructions, 3, states)``; idle cycles before the start are among them.
     ``seconds``: wall-clock time spent simulating.
     """
 
@@ -168,6 +170,7 @@ class RunResult:
     cycles: tuple[int, ...] | None = None
     retired: tuple[npt.NDArray[np.int64], ...] | None = None
     counters: tuple[dict[str, UnitCounters], ...] | None = None
+    spent: tuple[npt.NDArray[np.int64], ...] | None = None
 
 
 class Backend(Protocol):

@@ -9,11 +9,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from accel import roofline
 from accel.config import EngineConfig
+from accel.graph import Network
 from accel.isa import UnitState
+from accel.perf import Estimate
 from accel.program import MemoryTiming, Program, RunResult
 
-__all__ = ["LayerReport", "Mismatch", "RunReport", "Stalls", "first_mismatch", "layer_cycles", "predictions", "report_run"]
+__all__ = [
+    "EstimateReport",
+    "LayerReport",
+    "Mismatch",
+    "RunReport",
+    "Stalls",
+    "first_mismatch",
+    "layer_cycles",
+    "predictions",
+    "report_estimate",
+    "report_run",
+]
 
 #: For each unit, how many cycles it spent in each state that is not work.
 Stalls = Mapping[str, Mapping[str, float]]
@@ -127,6 +141,43 @@ class RunReport:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class EstimateReport(RunReport):
+    """What one image would take, by the cycle model: nothing was computed, so there are no outputs and no mismatches.
+
+    ``rooflines`` are the layers' bounds in cycles (see :mod:`accel.roofline`), ``clock`` is in MHz, ``seconds`` is the time it took
+    to estimate.
+    """
+
+    rooflines: tuple[float, ...]
+    roofline_cycles: int
+    clock: float
+
+    @property
+    def roofline_share(self) -> float:
+        """Share of the cycles that the roofline asks for; above 1 where maps stay on chip that the roofline moves."""
+        return self.roofline_cycles / self.total_cycles if self.total_cycles else 0.0
+
+    @property
+    def images_per_second(self) -> float:
+        """Images a second at the clock, one after the other."""
+        return self.clock * 1e6 / self.total_cycles if self.total_cycles else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain values: the keys of a run's, and what only an estimate knows."""
+        values = super().as_dict()
+        for layer, bound in zip(values["layers"], self.rooflines, strict=True):
+            layer["roofline_cycles"] = bound
+        return {
+            **values,
+            "mismatches": None,
+            "roofline_cycles": self.roofline_cycles,
+            "roofline_share": self.roofline_share,
+            "clock_mhz": self.clock,
+            "images_per_second": self.images_per_second,
+        }
+
+
 def first_mismatch(outputs: Int8Array, expected: Int8Array) -> Mismatch | None:
     """Return the first byte at which two batches ``(images, height, width, channels)`` differ; None when they are equal."""
     if outputs.shape != expected.shape:
@@ -177,17 +228,6 @@ def report_run(
     if result.cycles is not None and result.retired is not None:
         each = [layer_cycles(program, done, total) for done, total in zip(result.retired, result.cycles, strict=True)]
         spans = [_mean(sum(column), images) for column in zip(*each, strict=True)]
-    layers = tuple(
-        LayerReport(
-            name=layer.name,
-            op=layer.op,
-            cycles=spans[index] if spans else None,
-            macs=layer.macs,
-            utilisation=_utilisation(program.config, layer.macs, spans[index] if spans else None),
-            bytes=layer.bytes_read + layer.bytes_written,
-        )
-        for index, layer in enumerate(program.layers)
-    )
     differs = (result.outputs != expected).reshape(images, -1).any(axis=1)
     return RunReport(
         network=program.network,
@@ -204,9 +244,55 @@ def report_run(
         total_cycles=None if result.cycles is None else sum(result.cycles),
         macs_per_image=program.macs,
         seconds=result.seconds,
-        layers=layers,
+        layers=_layers(program, spans, _layer_stalls(program, result)),
         stalls=_stalls(result),
         notes=tuple(notes),
+    )
+
+
+def report_estimate(
+    program: Program, estimated: Estimate, network: Network, *, timing: MemoryTiming, clock: float, seconds: float
+) -> EstimateReport:
+    """Account for the cycles that the model gives ``program``, compiled from ``network``; ``clock`` in MHz."""
+    bounds = roofline.layer_bounds(network, program)
+    return EstimateReport(
+        network=program.network,
+        config=program.config,
+        backend="cycle model",
+        backend_reason="it computes no outputs",
+        timing=timing,
+        source="none",
+        images=1,
+        mismatches=0,
+        first_mismatch=None,
+        predictions=None,
+        labels=None,
+        total_cycles=estimated.cycles,
+        macs_per_image=program.macs,
+        seconds=seconds,
+        layers=_layers(program, layer_cycles(program, estimated.retired, estimated.cycles)),
+        stalls={},
+        notes=network.notes,
+        rooflines=tuple(float(bound) for bound in bounds),
+        roofline_cycles=roofline.total_cycles(bounds),
+        clock=clock,
+    )
+
+
+def _layers(program: Program, known: Sequence[float] | None, stalls: Sequence[Stalls] | None = None) -> tuple[LayerReport, ...]:
+    """Return the layers with their cycles in one image, and what the units waited for, as far as these are known."""
+    spans: Sequence[float | None] = known or [None] * len(program.layers)
+    return tuple(
+        LayerReport(
+            name=layer.name,
+            op=layer.op,
+            cycles=cycles,
+            macs=layer.macs,
+            utilisation=_utilisation(program.config, layer.macs, cycles),
+            bytes=layer.bytes_read + layer.bytes_written,
+            stalls=waits,
+        )
+        for layer, cycles, waits in zip(program.layers, spans, stalls or [{}] * len(program.layers), strict=True)
     )
 
 
@@ -214,16 +300,38 @@ def _stalls(result: RunResult) -> Stalls:
     """Return what kept each unit waiting, in cycles an image, longest first; idle and busy cycles are no stalls."""
     if not result.counters:
         return {}
-    stalls = {}
-    for unit in result.counters[0]:
-        sums = np.sum([image[unit].states for image in result.counters], axis=0)
-        states = {
-            state.name.lower(): _mean(int(sums[state]), len(result.counters))
-            for state in UnitState
-            if state not in (UnitState.IDLE, UnitState.BUSY) and sums[state]
-        }
-        stalls[unit] = dict(sorted(states.items(), key=lambda item: -item[1]))
-    return stalls
+    return {
+        unit: _waits(np.sum([image[unit].states for image in result.counters], axis=0), len(result.counters))
+        for unit in result.counters[0]
+    }
+
+
+def _waits(sums: npt.NDArray[np.int64], images: int) -> dict[str, float]:
+    """Return the waiting states of a unit that were ever entered, longest first: their mean over the images."""
+    states = {
+        state.name.lower(): _mean(int(sums[state]), images)
+        for state in UnitState
+        if state not in (UnitState.IDLE, UnitState.BUSY) and sums[state]
+    }
+    return dict(sorted(states.items(), key=lambda item: -item[1]))
+
+
+def _layer_stalls(program: Program, result: RunResult) -> list[Stalls] | None:
+    """Return what kept each unit waiting in each layer's span of :func:`layer_cycles`."""
+    if result.retired is None or result.spent is None or result.counters is None:
+        return None
+    sums = np.zeros((len(program.layers), *result.spent[0].shape[1:]), np.int64)
+    for retired, spent in zip(result.retired, result.spent, strict=True):
+        reached = np.zeros_like(spent[0])
+        until = -1
+        for number, layer in enumerate(program.layers):
+            end = layer.first_instruction + int(retired[layer.first_instruction : layer.last_instruction + 1].argmax())
+            if retired[end] > until:
+                until = int(retired[end])
+                sums[number] += spent[end] - reached
+                reached = spent[end]
+    images = len(result.retired)
+    return [{unit: _waits(each[axis], images) for axis, unit in enumerate(result.counters[0])} for each in sums]
 
 
 def _mean(total: int, count: int) -> float:

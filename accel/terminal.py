@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, TextIO
 
@@ -16,9 +16,20 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from accel.report import RunReport, Stalls
+from accel.program import MemoryTiming
+from accel.report import EstimateReport, RunReport, Stalls
 
-__all__ = ["PlainProgress", "Reporter", "TerminalProgress", "make_console", "make_progress", "picture", "pictures", "show_run"]
+__all__ = [
+    "PlainProgress",
+    "Reporter",
+    "TerminalProgress",
+    "make_console",
+    "make_progress",
+    "picture",
+    "pictures",
+    "show_estimate",
+    "show_run",
+]
 
 #: Width of everything shown; also assumed where nobody tells (output into a file).
 COLUMNS = 100
@@ -119,6 +130,30 @@ def show_run(console: Console, report: RunReport, images: Sequence[Pixels] | Non
     console.print("", _verdict(report), sep="\n")
 
 
+def show_estimate(console: Console, report: EstimateReport) -> None:
+    """Print what one image would take, layer by layer, beside what the roofline asks for."""
+    table = Table(title=f"{report.network} on {report.config.name}, one image", title_justify="left", title_style="bold")
+    table.add_column("layer", no_wrap=True)
+    for name in ("cycles", "roofline", "MACs", "utilisation", "bytes moved"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for layer, bound in zip(report.layers, report.rooflines, strict=True):
+        cycles, *others = _figures(layer.cycles, layer.macs, layer.utilisation, layer.bytes)
+        table.add_row(layer.name, cycles, f"{bound:,.0f}" if bound else "-", *others)
+    table.add_section()
+    moved = sum(layer.bytes for layer in report.layers)
+    cycles, *others = _figures(report.cycles_per_image, report.macs_per_image, report.utilisation, moved)
+    table.add_row("all", cycles, f"{report.roofline_cycles:,}", *others, style="bold")
+    rows = [
+        ("memory", _memory(report.timing, report.config.bus_bytes)),
+        ("cycles", f"{_number(report.cycles_per_image)} an image, {report.utilisation:.1%} of {_array(report)}"),
+        ("roofline", f"{report.roofline_cycles:,} cycles, {report.roofline_share:.1%} of what the engine takes"),
+        ("speed", f"{report.images_per_second:,.4g} images/s at {report.clock:g} MHz"),
+    ]
+    console.print(table, "", _grid(rows), sep="\n")
+    for note in report.notes:
+        console.print(f"note: {note}")
+
+
 def _gallery(console: Console, report: RunReport, images: Sequence[Pixels]) -> RenderableType:
     captions = []
     for index in range(min(len(images), SHOWN)):
@@ -144,14 +179,24 @@ def _layers(report: RunReport) -> Table:
     table = Table(title=f"{report.network} on {report.config.name}, one image", title_justify="left", title_style="bold")
     table.add_column("layer", no_wrap=True)
     table.add_column("op", no_wrap=True)
-    for name in ("cycles", "MACs", "utilisation", "bytes moved"):
+    for name in ("cycles", "MACs", "utilisation", "bytes"):
         table.add_column(name, justify="right", no_wrap=True)
+    if report.stalls:
+        table.add_column("waits", justify="right", no_wrap=True)
     for layer in report.layers:
-        table.add_row(layer.name, layer.op, *_figures(layer.cycles, layer.macs, layer.utilisation, layer.bytes))
+        waits = [_causes(layer.stalls.get("execute", {}))] if report.stalls else []
+        table.add_row(layer.name, layer.op, *_figures(layer.cycles, layer.macs, layer.utilisation, layer.bytes), *waits)
     table.add_section()
     moved = sum(layer.bytes for layer in report.layers)
-    table.add_row("all", "", *_figures(report.cycles_per_image, report.macs_per_image, report.utilisation, moved), style="bold")
+    waits = [_causes(report.stalls.get("execute", {}))] if report.stalls else []
+    figures = _figures(report.cycles_per_image, report.macs_per_image, report.utilisation, moved)
+    table.add_row("all", "", *figures, *waits, style="bold")
     return table
+
+
+def _causes(states: Mapping[str, float]) -> str:
+    """Return the longest wait; all of them are in the JSON."""
+    return next((f"{_number(cycles)} {state.removeprefix('wait_')}" for state, cycles in states.items()), "-")
 
 
 def _figures(cycles: float | None, macs: int, utilisation: float | None, moved: int) -> tuple[str, str, str, str]:
@@ -177,11 +222,6 @@ def _stall_table(stalls: Stalls) -> RenderableType:
 
 
 def _totals(report: RunReport) -> RenderableType:
-    timing = report.timing
-    pace = "every cycle" if timing.interval == 1 else f"every {timing.interval} cycles"
-    memory = f"latency {timing.latency} cycles, a beat of {report.config.bus_bytes} bytes {pace}"
-    if timing.stall_seed is not None:
-        memory += f", random stalls from seed {timing.stall_seed}"
     count = "1 image" if report.images == 1 else f"{report.images:,} images"
     rows = [("backend", f"{report.backend} ({report.backend_reason})"), ("input", f"{count}, {report.source}")]
     if report.total_cycles is None:
@@ -189,13 +229,27 @@ def _totals(report: RunReport) -> RenderableType:
     else:
         speed = report.simulated_cycles_per_second
         rows += [
-            ("memory", memory),
+            ("memory", _memory(report.timing, report.config.bus_bytes)),
             ("cycles", f"{report.total_cycles:,} in all, {_number(report.cycles_per_image)} an image"),
-            ("utilisation", f"{report.utilisation:.1%} of {report.config.rows} x {report.config.columns} MACs a cycle"),
+            ("utilisation", f"{report.utilisation:.1%} of {_array(report)}"),
             ("simulation", f"{speed:,.0f} cycles/s" if speed else "too short to time"),
         ]
     if report.correct is not None:
         rows.append(("labels", f"{report.correct:,} of {report.images:,} right"))
+    return _grid(rows)
+
+
+def _memory(timing: MemoryTiming, bus_bytes: int) -> str:
+    pace = "every cycle" if timing.interval == 1 else f"every {timing.interval} cycles"
+    memory = f"latency {timing.latency} cycles, a beat of {bus_bytes} bytes {pace}"
+    return memory if timing.stall_seed is None else f"{memory}, random stalls from seed {timing.stall_seed}"
+
+
+def _array(report: RunReport) -> str:
+    return f"{report.config.rows} x {report.config.columns} MACs a cycle"
+
+
+def _grid(rows: Sequence[tuple[str, str]]) -> Table:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="bold")
     grid.add_column()

@@ -41,9 +41,7 @@ class Scratchpad(wiring.Component):
     i_pixel
         Pixel, every cycle (unless ``first`` a value that is not a pixel does no harm).
     i_tap
-        Tap of the next pass.
-    i_tap_valid
-        Whether it is one (``rows`` consecutive cycles from ``start`` on).
+        Taps of the next pass: ``rows`` of them in consecutive cycles, ``start`` with the first.
     i_write
         Write.
     o_bytes

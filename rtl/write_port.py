@@ -100,10 +100,13 @@ class WritePort(wiring.Component):
         ]
         entry = data.View(beat_layout, beats.r_data)
         # a halted engine delivers no more words, but a burst once announced must be finished
+        # once a beat is hollow, so are those that follow: what arrives now belongs to places that have passed
         hollow = Signal()
+        hollowed = Signal()
+        m.d.sync += hollowed.eq(hollow)
         m.d.comb += [
-            hollow.eq(self.i_halt & ~beats.r_rdy),
-            self.o_data.payload.data.eq(entry.data),
+            hollow.eq(hollowed | (self.i_halt & ~beats.r_rdy)),
+            self.o_data.payload.data.eq(Mux(hollow, 0, entry.data)),
             self.o_data.payload.strobe.eq(Mux(hollow, 0, entry.strobe)),
             self.o_data.payload.last.eq(burst_left == 1),
         ]
@@ -114,12 +117,15 @@ class WritePort(wiring.Component):
                     m.d.sync += [row.eq(transfer.address), rows_left.eq(transfer.n_y)]
                     m.next = "Row"
             with m.State("Row"):
+                with m.If(self.i_halt):
+                    m.next = "Idle"
+                with m.Else():
+                    m.next = "Address"
                 row_bytes = transfer.n_x << word_bits
                 m.d.sync += [
                     beat.eq(row >> beat_bits),
                     beats_left.eq(((row[:beat_bits] + row_bytes - 1) >> beat_bits) + 1),
                 ]
-                m.next = "Address"
             with m.State("Address"):
                 m.d.comb += self.o_address.valid.eq(pending.w_rdy)
                 with m.If(self.i_halt & ~self.o_address.valid):

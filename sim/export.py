@@ -16,15 +16,21 @@ from amaranth.back import verilog
 from accel.config import EngineConfig
 from accel.errors import SystolithError
 
-__all__ = ["verilog_of"]
+__all__ = ["verilog_of", "without_zeros"]
 
 
 def verilog_of(config: EngineConfig) -> str:
     """Return the engine's Verilog, top module ``engine``."""
     from rtl.engine import Engine
 
-    text = verilog.convert(Engine(config), name="engine", emit_src=False, strip_internal_attrs=True)
-    # Memories begin with zeros wherever they can be built; saying so word by word is most of the text and half of Verilator's work.
+    return without_zeros(verilog.convert(Engine(config), name="engine", emit_src=False, strip_internal_attrs=True))
+
+
+def without_zeros(text: str) -> str:
+    """Return Verilog without the ``initial`` blocks that fill a whole memory with zeros.
+
+    Memories begin with zeros wherever they can be built; saying so word by word is most of the text and half of Verilator's work.
+    """
     return re.sub(r"(?m)^ *initial begin\n(?: +\S+ *\[\d+\] = \d+'[hd]0+;\n)+ *end\n", "", text)
 
 

@@ -111,14 +111,16 @@ def steps_of_a_run() -> tuple[Step, ...]:
 class Outcome:
     """What a bench saw of one run that came to an end.
 
-    ``readings`` are the registers read back. ``finished`` is the cycle in which ``interrupt`` rose. ``joint`` int64 ``(8, 8, 8)``
-    counts the cycles before it by the states of store, execute and load; ``retired`` has each unit's retirements' cycles, in order.
+    ``readings`` are the registers read back. ``finished`` is the cycle in which ``interrupt`` rose. ``states`` int64 ``(3, 8)``
+    counts the cycles before it by unit and state; ``retired`` has each unit's retirements' cycles, in order, and ``spent`` int64
+    ``(retirements, 3, 8)`` what ``states`` was by then, that cycle included.
     """
 
     readings: Sequence[int]
     finished: int
-    joint: npt.NDArray[np.int64]
+    states: npt.NDArray[np.int64]
     retired: Sequence[npt.NDArray[np.int64]]
+    spent: Sequence[npt.NDArray[np.int64]]
 
     def register(self, register: CSR) -> int:
         """Return what a register read at the end."""
@@ -181,9 +183,11 @@ def run_images(
     garbage[: program.image.nbytes] = program.image
     binding = program.input
     meant = binding.pack(np.ones(binding.shape, np.int8)) != 0
+    limit = cycle_limit(program, timing)
     outputs = np.empty((len(images), *program.output.shape), np.int8)
     cycles: list[int] = []
     retired: list[npt.NDArray[np.int64]] = []
+    spent_states: list[npt.NDArray[np.int64]] = []
     counters: list[dict[str, UnitCounters]] = []
     before = 0
     started = time.perf_counter()
@@ -197,7 +201,7 @@ def run_images(
             outcome = session.run(
                 memory,
                 timing=timing,
-                limit=cycle_limit(program, timing),
+                limit=limit,
                 patience=patience(timing),
                 progress=report,
             )
@@ -208,6 +212,7 @@ def run_images(
         before += outcome.finished
         cycles.append(spent)
         retired.append(_retirements(program, outcome, spent))
+        spent_states.append(_spent(program, outcome))
         counters.append(_counters(program, outcome, spent))
         outputs[number] = program.result(memory)
     return RunResult(
@@ -215,6 +220,7 @@ def run_images(
         seconds=time.perf_counter() - started,
         cycles=tuple(cycles),
         retired=tuple(retired),
+        spent=tuple(spent_states),
         counters=tuple(counters),
     )
 
@@ -278,11 +284,20 @@ def _retirements(program: Program, outcome: Outcome, spent: int) -> npt.NDArray[
     return result
 
 
+def _spent(program: Program, outcome: Outcome) -> npt.NDArray[np.int64]:
+    """Return, for each instruction, what the units had spent when it retired (END: in all), idle cycles before the start
+    included."""
+    result = np.zeros((len(program.instructions), len(UNITS), len(UnitState)), np.int64)
+    for unit, seen in zip(UNITS, outcome.spent, strict=True):
+        result[_instructions_of(program, unit)] = seen
+    result[-1] = outcome.states
+    return result
+
+
 def _counters(program: Program, outcome: Outcome, spent: int) -> dict[str, UnitCounters]:
     result = {}
-    for axis, unit in enumerate(UNITS):
-        # The axes of `joint` are store, execute, load.
-        states = outcome.joint.sum(axis=tuple(i for i in range(3) if i != 2 - axis))
+    for unit, seen in zip(UNITS, outcome.states, strict=True):
+        states = seen.copy()
         # Before the start everything is idle, and not the program's business.
         states[UnitState.IDLE] -= outcome.finished - spent
         if states[UnitState.IDLE] < 0 or outcome.finished < spent:

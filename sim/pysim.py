@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -97,6 +96,9 @@ class _ControlPort:
         return moved or over
 
 
+_UNIT_AXIS = np.arange(3)
+
+
 class _Run:
     """One run in progress: the models around the engine, and what was seen so far."""
 
@@ -106,9 +108,10 @@ class _Run:
         self.patience = patience
         self.moved = 0
         self.finished: int | None = None
-        self.joint: Counter[int] = Counter()
         self.states: tuple[int, ...] = (0, 0, 0)
         self.retired: tuple[list[int], ...] = ([], [], [])
+        self.now_spent = np.zeros((3, 8), np.int64)
+        self.spent: tuple[list[npt.NDArray[np.int64]], ...] = ([], [], [])
         self.over = False
 
     def drive(self) -> list[int]:
@@ -133,10 +136,11 @@ class _Run:
             self.finished = now
             self.memory.check_idle()
         if self.finished is None:
-            self.joint[states[0] | states[1] << 3 | states[2] << 6] += 1
+            self.now_spent[_UNIT_AXIS, states] += 1
         for unit, retire in enumerate(values[28:31]):
             if retire:
                 self.retired[unit].append(now)
+                self.spent[unit].append(self.now_spent.copy())
         moved = UnitState.BUSY in states
         moved |= self.control.advance(now, outputs, interrupt)
         moved |= self.memory.step(engine)
@@ -146,15 +150,13 @@ class _Run:
 
     def outcome(self) -> Outcome:
         """Return what was seen, when the run is over."""
-        joint = np.zeros(512, np.int64)
-        for states, count in self.joint.items():
-            joint[states] = count
         assert self.finished is not None
         return Outcome(
             readings=self.control.readings,
             finished=self.finished,
-            joint=joint.reshape(8, 8, 8),
+            states=self.now_spent,
             retired=[np.array(cycles, np.int64) for cycles in self.retired],
+            spent=[np.array(spent, np.int64).reshape(-1, 3, 8) for spent in self.spent],
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.metadata
@@ -10,6 +11,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -78,7 +80,7 @@ class _Report(ctypes.Structure):
     _fields_ = (
         ("cycle", ctypes.c_uint64),
         ("finished", ctypes.c_uint64),
-        ("joint", ctypes.c_uint64 * 512),
+        ("spent", ctypes.c_uint64 * 24),
         ("retired", ctypes.c_uint64 * 3),
         ("states", ctypes.c_uint64),
         ("violation", _Violation),
@@ -120,7 +122,8 @@ def engine_verilog(config: EngineConfig) -> str:
     def make(place: Path) -> None:
         with _Processes() as processes:
             command = [sys.executable, "-m", "sim.export", json.dumps(config.as_dict()), str(place / "engine.v")]
-            processes.run("the engine's Verilog could not be written", command, place, {"PYTHONPATH": str(_HERE.parent)})
+            path = os.pathsep.join([str(_HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+            processes.run("the engine's Verilog could not be written", command, place, {"PYTHONPATH": path})
         if _source_digest() != sources:
             raise SimulationError("the sources of the engine changed while its Verilog was written; run the same command again")
 
@@ -254,21 +257,24 @@ class _Processes:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            process_group=0,  # a compiler is a family of processes, to be ended together
         )
         self._running.add(process)
         if self._stopped:
-            process.kill()
+            self.stop()
         output, _ = process.communicate()
         self._running.discard(process)
         if process.returncode and not self._stopped:
             lines = output.splitlines()
             telling = [line for line in lines if "error" in line.lower()] or lines[-1:] or [f"exit status {process.returncode}"]
-            raise SimulationError(f"{refusal}: {Path(command[0]).name}: {telling[0].strip()}")
+            line = lines[-1] if any(line.startswith("Traceback") for line in lines) else telling[0]
+            raise SimulationError(f"{refusal}: {Path(command[0]).name}: {line.strip()}")
 
     def stop(self) -> None:
         self._stopped = True
         for process in list(self._running):
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 class CompiledEngine:
@@ -332,13 +338,17 @@ class CompiledEngine:
         return Outcome(
             readings=[step.data for step, plan in zip(steps, planned, strict=True) if plan.kind is StepKind.READ],
             finished=report.finished,
-            joint=np.array(report.joint, np.int64).reshape(8, 8, 8),
-            retired=[self._retired(unit, count) for unit, count in enumerate(report.retired)],
+            states=np.array(report.spent, np.int64).reshape(3, 8),
+            retired=[self._seen(native.bench_retired, unit, count) for unit, count in enumerate(report.retired)],
+            spent=[
+                self._seen(native.bench_spent, unit, count, len(report.retired), 8) for unit, count in enumerate(report.retired)
+            ],
         )
 
-    def _retired(self, unit: int, count: int) -> npt.NDArray[np.int64]:
-        pointer = self._library.bench_retired(self._bench, unit)
-        return np.ctypeslib.as_array(pointer, (count,)).astype(np.int64) if count else np.zeros(0, np.int64)
+    def _seen(self, function: Any, unit: int, *shape: int) -> npt.NDArray[np.int64]:
+        """Return what the bench has noted at a unit's retirements."""
+        pointer = function(self._bench, unit)
+        return np.ctypeslib.as_array(pointer, shape).astype(np.int64) if shape[0] else np.zeros(shape, np.int64)
 
 
 def _load(library: Path) -> Any:
@@ -353,7 +363,8 @@ def _load(library: Path) -> Any:
     native.bench_start.restype = None
     native.bench_run.argtypes, native.bench_run.restype = [pointer, ctypes.c_uint64], ctypes.c_int
     native.bench_report.argtypes, native.bench_report.restype = [pointer], ctypes.POINTER(_Report)
-    native.bench_retired.argtypes, native.bench_retired.restype = [pointer, ctypes.c_uint32], ctypes.POINTER(ctypes.c_uint64)
+    for seen in (native.bench_retired, native.bench_spent):
+        seen.argtypes, seen.restype = [pointer, ctypes.c_uint32], ctypes.POINTER(ctypes.c_uint64)
     return native
 
 

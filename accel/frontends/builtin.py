@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from accel.frontends.onnx import load_onnx
+from accel.frontends.zoo import ZOO
 from accel.graph import Network
 
 __all__ = ["DATA", "NETWORKS", "Builtin", "sample_images"]
@@ -42,6 +43,7 @@ NETWORKS: Mapping[str, Builtin] = MappingProxyType(
             load=lambda: load_onnx(DATA / "lenet5.onnx", name="lenet5"),
             samples=_digits,
         ),
+        **{name: Builtin(description=f"{what}; random weights", load=load) for name, (what, load) in ZOO.items()},
     }
 )
 

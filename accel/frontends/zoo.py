@@ -1,9 +1,8 @@
 """Well-known networks with seeded random weights: what an engine must be fast at, without a download.
 
-Layers, strides, padding and groups are the published ones. Weights and biases are random, and the requantisation follows from
-them: each layer's factor is chosen so that its sums, had they a normal distribution, would spread over the 256 bytes, and its
-bias takes away what the mean of its input adds. So no map is all clamped, and a wrong byte anywhere shows in the output.
-Classes mean nothing.
+Layers, strides, padding and groups are the published ones. Weights are random, and bias and requantisation follow from them: a
+layer's factor is chosen so that its sums, had they a normal distribution, would spread over the bytes, and its bias takes away
+what the mean of its input adds. So maps are full of different bytes, even those far from the input. Classes mean nothing.
 
 Rounding is TensorFlow Lite's (:attr:`accel.numerics.Rounding.DOUBLE_AWAY`), and so are the tables of the residual add. A final
 softmax is left to the host. SqueezeNet is not here: its concatenation is no layer of :mod:`accel.graph`.
@@ -20,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from accel.graph import Add, AveragePool, Conv2D, MaxPool, Network, Operator, Requantisation, Shape, Tensor, Window
-from accel.numerics import INT8_MAX, INT8_MIN, Rounding, quantise_multiplier, requantise
+from accel.numerics import INT8_MIN, Rounding, quantise_multiplier, requantise
 
 __all__ = ["ZOO"]
 
@@ -75,10 +74,10 @@ class _Builder:
     ) -> _Map:
         """Add a convolution, its batch normalisation folded in. With ``relu`` the zero point is -128, so the clamp is the ReLU (or
         the ReLU6 of a map whose bytes end at 6)."""
-        tall, wide = (kernel, kernel) if isinstance(kernel, int) else kernel
+        size = (kernel, kernel) if isinstance(kernel, int) else kernel
         height, width, depth = source.tensor.shape
-        window = Window(kernel=(tall, wide), stride=(stride, stride), padding=_padding(padding, (tall, wide), stride, (height, width)))
-        weights = self.rng.integers(-127, 128, (channels, tall, wide, depth // groups), np.int8)
+        window = Window(kernel=size, stride=(stride, stride), padding=_padding(padding, size, stride, (height, width)))
+        weights = self.rng.integers(-127, 128, (channels, *size, depth // groups), np.int8)
         sums = weights.sum(axis=(1, 2, 3), dtype=np.int64)
         deviation = source.deviation * _WEIGHT_DEVIATION * math.sqrt(math.prod(weights.shape[1:]))
         bias = np.rint(self.rng.normal(0, deviation / 8, channels) - source.mean * sums).astype(np.int32)
@@ -112,7 +111,7 @@ class _Builder:
         return self.conv(name, source, channels, (height, width), relu=relu)
 
     def max_pool(self, name: str, source: _Map, kernel: int, stride: int, padding: _Padding = 0) -> _Map:
-        """Add a max pool."""
+        """Add a max pool after a ReLU."""
         sides = _padding(padding, (kernel, kernel), stride, source.tensor.shape[:2])
         op = MaxPool(
             name=name,
@@ -120,8 +119,10 @@ class _Builder:
             output=f"{name}_out",
             window=Window(kernel=(kernel, kernel), stride=(stride, stride), padding=sides),
         )
+        largest = np.maximum(self.rng.normal(0, _SPREAD, (1024, kernel * kernel)).max(axis=1), 0)
         tensor = source.tensor
-        return self._add(op, zero_point=tensor.zero_point, scale=tensor.scale, moments=(source.mean, source.deviation))
+        moments = float(largest.mean()), float(largest.std())
+        return self._add(op, zero_point=tensor.zero_point, scale=tensor.scale, moments=moments)
 
     def mean(self, name: str, source: _Map) -> _Map:
         """Add the average of the whole map. Averages spread less than bytes do, so its scale is finer."""
@@ -136,7 +137,7 @@ class _Builder:
             factors={height * width: quantise_multiplier(gain / (height * width))},
             requantisation=_requantisation([(0, 0)], INT8_MIN),
         )
-        moments = gain * source.mean, source.deviation / 2
+        moments = gain * source.mean, source.deviation
         return self._add(op, zero_point=INT8_MIN, scale=source.tensor.scale / gain, moments=moments)
 
     def add(self, name: str, first: _Map, second: _Map, *, relu: bool) -> _Map:

@@ -175,3 +175,20 @@ def test_a_pass_with_one_image_less_is_refused() -> None:
     result = replace(make_result(outputs, [9, 9], [[0, 5, 9]] * 2), cycles=(9,))
     with pytest.raises(ValueError, match="zip"):
         make_report(result, outputs, program)
+
+
+def test_stalls_of_layers_are_those_of_their_spans() -> None:
+    program = make_program([(1, 2, 1), (3, 3, 1), (4, 5, 1)])
+    # the second layer's only instruction is done before the first layer's last: its span is empty
+    retired = np.array([0, 5, 40, 20, 60, 64])
+    spent = np.zeros((6, 3, 8), np.int64)
+    for index, cycle in enumerate(retired):
+        spent[index, 0, UnitState.WAIT_MEMORY] = cycle // 4
+        spent[index, 1, UnitState.WAIT_WEIGHTS] = cycle // 2
+        spent[index, 2, UnitState.IDLE] = cycle
+    outputs = np.zeros((1, 1, 1, 4), np.int8)
+    result = replace(make_result(outputs, [64], [retired.tolist()]), spent=(spent,))
+    stalls = [layer.stalls for layer in make_report(result, outputs, program).layers]
+    assert stalls[0] == {"load": {"wait_memory": 10}, "execute": {"wait_weights": 20}, "store": {}}
+    assert stalls[1] == {"load": {}, "execute": {}, "store": {}}
+    assert stalls[2] == {"load": {"wait_memory": 6}, "execute": {"wait_weights": 12}, "store": {}}

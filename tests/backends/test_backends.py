@@ -11,6 +11,7 @@ import pytest
 from accel import golden
 from accel.compiler import compile_network
 from accel.config import PRESETS
+from accel.perf import estimate
 from accel.program import MemoryTiming, Program, RunResult
 from accel.testing import random_image, random_network
 from sim.backends import NamedBackend, get_backend
@@ -72,16 +73,29 @@ def _assert_time_adds_up(program: Program, result: RunResult) -> None:
             assert 0 < mine[0] <= mine[-1] < cycles
 
 
+def _assert_time_was_known(program: Program, timing: MemoryTiming, result: RunResult, seed: int) -> None:
+    """Every cycle is the cycle model's: in total, and of every instruction."""
+    predicted = estimate(program, timing)
+    assert result.cycles is not None
+    assert result.retired is not None
+    for cycles, retired in zip(result.cycles, result.retired, strict=True):
+        assert cycles == predicted.cycles, f"seed {seed}, {timing}"
+        assert retired.tolist() == predicted.retired.tolist(), f"seed {seed}, {timing}"
+
+
 @pytest.mark.parametrize(("config", "backend", "seed"), CASES, ids=lambda value: str(value))
 def test_random_network_equals_golden(config: str, backend: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     network = random_network(rng, MACS[config] if backend != "pysim" else PYSIM_MACS)
     images = [random_image(rng, network) for _ in range(2 if backend != "pysim" else 1)]
     program = compile_network(network, CONFIGS[config])
-    result = _backend(backend).run(program, images, timing=_timing(rng))
+    timing = _timing(rng)
+    result = _backend(backend).run(program, images, timing=timing)
     np.testing.assert_array_equal(result.outputs, golden.run(network, images), err_msg=f"seed {seed}")
     if _backend(backend).cycle_accurate:
         _assert_time_adds_up(program, result)
+        if timing.stall_seed is None:
+            _assert_time_was_known(program, timing, result, seed)
 
 
 @pytest.mark.parametrize("seed", range(2000, 2005))

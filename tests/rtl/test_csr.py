@@ -190,6 +190,34 @@ def test_interrupt_is_a_level(bench):
     bench.run(block, testbench)
 
 
+def test_one_access_at_a_time(bench):
+    """While a response waits nothing more is taken, and the response holds."""
+    block = Registers(digest=DIGEST)
+    bus = block.bus
+
+    async def testbench(ctx):
+        for signal, value in [(bus.awaddr, CSR.BASE), (bus.wdata, 0x1000), (bus.wstrb, 15), (bus.araddr, CSR.ISA_VERSION)]:
+            ctx.set(signal, value)
+        for signal in (bus.awvalid, bus.wvalid, bus.arvalid):
+            ctx.set(signal, 1)
+        await ctx.tick()
+        ctx.set(bus.awaddr, 0xFC)
+        ctx.set(bus.araddr, 0xFC)
+        for _ in range(5):
+            assert not ctx.get(bus.awready | bus.wready | bus.arready)
+            await ctx.tick()
+            assert (ctx.get(bus.bvalid), ctx.get(bus.bresp)) == (1, OKAY)
+            assert (ctx.get(bus.rvalid), ctx.get(bus.rresp), ctx.get(bus.rdata)) == (1, OKAY, ISA_VERSION)
+        ctx.set(bus.bready, 1)
+        ctx.set(bus.rready, 1)
+        await ctx.tick()
+        assert ctx.get(bus.awready & bus.wready & bus.arready)
+        await ctx.tick()
+        assert (ctx.get(bus.bresp), ctx.get(bus.rresp), ctx.get(bus.rdata)) == (SLVERR, SLVERR, 0)
+
+    bench.run(block, testbench)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_reads_and_writes_at_once(bench, seed):
     """Both directions under random delays: every access is answered once, in order."""

@@ -72,6 +72,24 @@ def test_ties(bench, rounding):
     check(bench, cases[: len(cases) // 6 * 6], lanes=6)
 
 
+@pytest.mark.parametrize("rounding", Rounding)
+def test_bits_that_the_first_shift_drops_break_ties(bench, rounding):
+    """Products just above a half, by so little that the first shift loses the difference."""
+    rng = np.random.default_rng(5)
+    cases = []
+    for dropped in range(23, 32):
+        total = 31 + dropped
+        multipliers = rng.integers(1 << 30, 1 << 31, 1 << 14)
+        wholes = rng.integers(-(1 << 62 - total), 1 << 62 - total, len(multipliers))
+        ties = (wholes << total) + (1 << total - 1)
+        sums = -(-ties // multipliers)
+        rest = sums * multipliers - ties
+        found = np.flatnonzero((rest > 0) & (rest < 1 << dropped) & (abs(sums) < 1 << 31))[:12]
+        assert len(found) == 12
+        cases += [(int(sums[n]), 0, int(multipliers[n]), -dropped, rounding, 0, -128, 127) for n in found]
+    check(bench, cases, lanes=4)
+
+
 @pytest.mark.parametrize(("lanes", "multiplies"), [(1, True), (2, False), (3, True)])
 @pytest.mark.parametrize("seed", range(2))
 def test_random_recipes(bench, lanes, multiplies, seed):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from accel.program import MemoryTiming
-from rtl.store import word_layout
-from rtl.write_port import BURST_BEATS, WritePort
+from rtl.write_port import BURST_BEATS, OUTSTANDING, WritePort
 from sim.memory import MasterSignals, Memory
 
 SIZE = 1 << 15
@@ -27,6 +26,7 @@ class Slave:
         self.address_shown = []
         self.faults = []
         self.acknowledged = 0
+        self.most = 0
 
     async def serve(self, ctx):
         block, memory = self.block, self.memory
@@ -58,6 +58,7 @@ class Slave:
                 self.strobes.append(strobe)
                 self.data_cycles.append(memory.cycle)
             self.acknowledged += memory.bvalid and bready
+            self.most = max(self.most, len(self.bursts) - self.acknowledged)
             if fault:
                 self.faults.append(index)
             size = self.bus_bytes.bit_length() - 1
@@ -174,6 +175,13 @@ def test_full_bandwidth(bench, word_bytes, bus_bytes):
     assert spent == (beats if word_bytes >= bus_bytes else (beats - 1) * bus_bytes // word_bytes + 1)
 
 
+def test_no_more_bursts_than_can_be_remembered(bench):
+    """Twenty bursts of a beat each, against a memory that answers late."""
+    transfers = [(n * 8, 4, 1, 2, n) for n in range(10)]
+    slave = run(bench, 8, 4, 4, transfers, MemoryTiming(latency=150, interval=1), 0)
+    assert slave.most == OUTSTANDING
+
+
 @pytest.mark.parametrize("latency", [1, 30])
 def test_a_fault_names_its_instruction(bench, latency):
     """Transfers whose bursts go beyond memory; responses may come long after, with others' bursts under way."""
@@ -209,6 +217,7 @@ def test_a_halt_finishes_the_burst_and_begins_no_other(bench, seed):
     words = deque(make_words(rng, transfers, word_bytes, expected))
     when = int(rng.integers(1, 120))
     pace = float(rng.choice([0.05, 0.3, 1.0]))
+    stops = bool(rng.integers(0, 2))  # whether the output stage stands still from the halt on
 
     async def announce(ctx):
         for transfer in transfers:
@@ -220,7 +229,7 @@ def test_a_halt_finishes_the_burst_and_begins_no_other(bench, seed):
     async def deliver(ctx):
         await bench.repeat(ctx, 2)
         while words:
-            while rng.random() >= pace:
+            while rng.random() >= pace or (stops and ctx.get(block.i_halt)):
                 await ctx.tick()
             ctx.set(block.i_word.payload, words.popleft())
             ctx.set(block.i_word.valid, 1)
@@ -243,8 +252,3 @@ def test_a_halt_finishes_the_burst_and_begins_no_other(bench, seed):
     bench.run(block, announce, halt, background=[slave.serve, deliver])
     changed = slave.bytes != before
     assert np.array_equal(slave.bytes[changed], expected[changed]), f"seed {seed}: a byte that was never sent"
-
-
-def test_word_payload_is_what_the_output_stage_gives(bench):
-    assert word_layout(4)["data"].width == 32
-    assert word_layout(4)["strobe"].width == 4

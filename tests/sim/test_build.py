@@ -13,8 +13,9 @@ import pytest
 from accel.config import PRESETS
 from sim import verilator
 from sim.backends import get_backend
+from sim.export import without_zeros
 from sim.harness import SimulationError
-from sim.verilator import VerilatorBackend, compile_model, find_compiler, missing_tool
+from sim.verilator import VerilatorBackend, compile_model, engine_verilog, find_compiler, missing_tool
 
 needs_tools = pytest.mark.skipif(missing_tool() is not None, reason=missing_tool() or "")
 
@@ -138,6 +139,7 @@ def test_a_model_is_built_once_and_again_when_something_changes(
 ) -> None:
     monkeypatch.setenv("SYSTOLITH_CACHE", str(tmp_path))
     monkeypatch.setattr(verilator, "_FAST", "-O0")  # quicker to build
+    monkeypatch.setattr(verilator, "_SLOW", "-O0")
     built: list[Path] = []
     build = verilator._Builder.build
 
@@ -153,3 +155,34 @@ def test_a_model_is_built_once_and_again_when_something_changes(
     assert [path.name for path in library.parent.iterdir()] == ["engine.so"]
     assert compile_model(verilog + "\n", bus_bytes=2) != library
     assert len(built) == 2
+
+
+def test_only_memories_full_of_zeros_lose_their_initial_block() -> None:
+    zeros = "  initial begin\n    \\bank [0] = 8'h00;\n    \\bank [1] = 8'd0;\n  end\n"
+    table = "  initial begin\n    \\table [0] = 8'h00;\n    \\table [1] = 8'h01;\n  end\n"
+    logic = "  always @* begin\n    \\next [0] = 1'h0;\n  end\n"
+    assert without_zeros(zeros + table + logic + zeros) == table + logic
+
+
+def test_the_engines_verilog_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYSTOLITH_CACHE", str(tmp_path))
+    text = engine_verilog(PRESETS["tiny"])
+    assert "module engine(" in text
+    monkeypatch.setattr(verilator._Processes, "run", lambda *_: pytest.fail("it was written again"))
+    assert engine_verilog(PRESETS["tiny"]) == text
+
+
+def test_verilog_of_sources_that_change_meanwhile_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYSTOLITH_CACHE", str(tmp_path))
+    digests = iter(["before", "after"])
+    monkeypatch.setattr(verilator, "_source_digest", lambda: next(digests))
+    with pytest.raises(SimulationError, match=r"changed while its Verilog was written; run the same command again$"):
+        engine_verilog(PRESETS["tiny"])
+    assert not list((tmp_path / "verilog").iterdir())
+
+
+def test_verilog_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYSTOLITH_CACHE", str(tmp_path))
+    monkeypatch.setattr(verilator.sys, "executable", "/bin/false")
+    with pytest.raises(SimulationError, match=r"^the engine's Verilog could not be written: false: exit status 1$"):
+        engine_verilog(PRESETS["tiny"])

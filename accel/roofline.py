@@ -1,0 +1,53 @@
+"""The roofline: the fewest cycles that array and memory bus leave a network, one layer after the other.
+
+A layer's bound is the larger of multiply-accumulates over the array's and bytes over the bus's in a cycle. Layers are the
+convolutions and fully connected layers; each reads its int8 weights and its input map from memory once and writes its output map
+there once. Pooling, adds and activations cost nothing, and biases and scales move for nothing, so the bound flatters no engine; but
+one that keeps maps on chip moves less than this and may take fewer cycles. After S. Williams, A. Waterman and D. Patterson,
+"Roofline", Communications of the ACM 52(4), 2009.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+from accel.graph import Conv2D, Network
+from accel.program import Program
+
+__all__ = ["layer_bounds", "layer_bytes", "total_cycles"]
+
+
+def layer_bytes(network: Network, conv: Conv2D) -> int:
+    """Return the bytes that a layer moves at least: int8 weights, input map, output map."""
+    (source,) = network.input_shapes(conv)
+    return int(conv.weights.size) + math.prod(source) + math.prod(network.tensor(conv.output).shape)
+
+
+def layer_bounds(network: Network, program: Program) -> tuple[Fraction, ...]:
+    """Return the bound in cycles of each layer of ``program``, which was compiled from ``network``."""
+    config = program.config
+    convs = {op.name: op for op in network.operators if isinstance(op, Conv2D)}
+    bounds = []
+    for layer in program.layers:
+        conv = _conv_of(layer.name, convs)
+        bound = Fraction(0)
+        if conv is not None:
+            bound = max(Fraction(layer.macs, config.macs_per_cycle), Fraction(layer_bytes(network, conv), config.bus_bytes))
+        bounds.append(bound)
+    return tuple(bounds)
+
+
+def total_cycles(bounds: Sequence[Fraction]) -> int:
+    """Return the sum of the bounds in whole cycles."""
+    return math.ceil(sum(bounds))
+
+
+def _conv_of(layer: str, convs: dict[str, Conv2D]) -> Conv2D | None:
+    """Return the convolution that a layer begins with: what is fused with it follows in its name, after a plus sign."""
+    parts = layer.split("+")
+    for count in range(len(parts), 0, -1):
+        if (conv := convs.get("+".join(parts[:count]))) is not None:
+            return conv
+    return None

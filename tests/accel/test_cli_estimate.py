@@ -1,0 +1,114 @@
+"""``systolith estimate``: its numbers, its forms, its refusals."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from accel import perf
+from accel.cli import cli
+from accel.compiler import compile_network
+from accel.config import PRESETS
+from accel.frontends import load_network
+from accel.frontends.builtin import DATA
+from accel.program import MemoryTiming
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments, prog_name="systolith")
+
+
+def estimate(*arguments: str) -> dict[str, Any]:
+    result = call("estimate", *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    values: dict[str, Any] = json.loads(result.stdout)
+    return values
+
+
+def test_json_has_the_keys_of_a_run_and_the_roofline() -> None:
+    run = json.loads(call("run", "lenet5", "--backend", "emulator", "--images", "1", "--json").stdout)
+    values = estimate("lenet5")
+    assert set(values) == {*run, "roofline_cycles", "roofline_share", "clock_mhz", "images_per_second"}
+    assert set(values["layers"][0]) == {*run["layers"][0], "roofline_cycles"}
+    for key in ("network", "config", "memory", "macs_per_image"):
+        assert values[key] == run[key], key
+    assert values["backend"] == "cycle model"
+    assert values["mismatches"] is values["predictions"] is None
+    assert [layer["name"] for layer in values["layers"]] == [layer["name"] for layer in run["layers"]]
+
+
+@pytest.mark.parametrize(("latency", "interval"), [(20, 1), (100, 3)])
+def test_cycles_are_the_models(latency: int, interval: int) -> None:
+    values = estimate("dscnn", "--config", "small", "--memory-latency", f"{latency}", "--memory-interval", f"{interval}")
+    program = compile_network(load_network("dscnn"), PRESETS["small"])
+    expected = perf.estimate(program, MemoryTiming(latency=latency, interval=interval)).cycles
+    assert values["memory"] == {"latency": latency, "interval": interval, "stall_seed": None}
+    assert values["total_cycles"] == values["cycles_per_image"] == expected
+    assert sum(layer["cycles"] for layer in values["layers"]) == expected
+    assert values["utilisation"] == program.macs / (16 * expected)
+    assert values["roofline_share"] == values["roofline_cycles"] / expected
+
+
+def test_the_clock_gives_images_a_second() -> None:
+    slow, fast = estimate("lenet5"), estimate("lenet5", "--clock", "250")
+    assert slow["images_per_second"] == pytest.approx(100e6 / slow["total_cycles"])
+    assert fast["images_per_second"] == pytest.approx(2.5 * slow["images_per_second"])
+
+
+def test_table() -> None:
+    result = call("estimate", "resnet8", "--config", "large")
+    assert result.exit_code == 0, result.output
+    values = estimate("resnet8", "--config", "large")
+    for word in ("cycles", "roofline", "MACs", "utilisation", "bytes moved", "stack3.conv2", "images/s at 100 MHz", "random"):
+        assert word in result.stdout, word
+    assert f"{values['total_cycles']:,}" in result.stdout
+    assert f"{values['roofline_share']:.1%}" in result.stdout
+    assert max(len(line) for line in result.stdout.splitlines()) <= 100
+    assert result.stderr.splitlines() == ["reading resnet8", "compiling resnet8 for large", "estimating resnet8 on large"]
+
+
+def test_several_configurations() -> None:
+    names = ("base", "large")
+    listed = estimate("lenet5", *(part for name in names for part in ("--config", name)))["estimates"]
+    assert [values["config"] for values in listed] == list(names)
+    for name, values in zip(names, listed, strict=True):
+        assert values["total_cycles"] == estimate("lenet5", "--config", name)["total_cycles"]
+    text = call("estimate", "lenet5", "--config", "base", "--config", "large").stdout
+    assert text.index("lenet5 on base") < text.index("lenet5 on large")
+
+
+def test_a_model_file() -> None:
+    values, builtin = estimate(str(DATA / "lenet5.onnx")), estimate("lenet5")
+    assert values["network"] == "lenet5.onnx"
+    assert (values["total_cycles"], values["layers"]) == (builtin["total_cycles"], builtin["layers"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("nothing",), "no network is called 'nothing'; use one of lenet5, alexnet, vgg16"),
+        (
+            ("lenet5", "--config", "base", "--config", "huge"),
+            "no configuration is called 'huge'; use one of tiny, small",
+        ),
+        (("lenet5", "--clock", "0"), "Invalid value for '--clock'"),
+        (("lenet5", "--memory-latency", "0"), "memory latency must be from 1 to 10000, not 0"),
+        (("lenet5", "--calibration", "x.npz"), "lenet5: is quantised already; leave the calibration data out"),
+    ],
+)
+def test_refusals(arguments: tuple[str, ...], sentence: str) -> None:
+    result = call("estimate", *arguments)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert "Traceback" not in result.output
+    assert not result.stdout
+
+
+def test_random_input_is_one_image_unless_more_are_asked_for() -> None:
+    for options, images in (((), 1), (("--images", "2"), 2)):
+        values = json.loads(call("run", "autoencoder", "--backend", "emulator", *options, "--json").stdout)
+        assert (values["images"], values["mismatches"]) == (images, 0)
+        assert any("random bytes" in note for note in values["notes"])

@@ -1,0 +1,300 @@
+"""The whole engine, above all when something is wrong: it says what and where, lets go of the bus, and runs the next program."""
+
+import itertools
+
+import numpy as np
+import pytest
+from amaranth.hdl import Cat, Module, Signal
+
+from accel import isa
+from accel.config import PRESETS
+from accel.isa import CSR, INSTRUCTION_BYTES, Error, Instruction, Opcode, Operation, Source, Target
+from accel.program import MemoryTiming
+from rtl.engine import Engine
+from sim.harness import MEMORY_INPUTS, MEMORY_OUTPUTS
+from sim.memory import MasterSignals, Memory
+
+CONFIG = PRESETS["tiny"]
+BASE = 0x7654_3000
+SIZE = 4096
+MAPS, WEIGHTS, PARAMETERS, OUTPUT = 0x800, 0x900, 0xA00, 0xC00
+PIXELS = 6
+START, CLEAR = 1, 2
+BUSY, DONE, FAILED = 1, 2, 4
+
+#: How memory answers: as fast as it can, slowly, and at random. The cases take turns.
+TIMINGS = (
+    MemoryTiming(latency=1),
+    MemoryTiming(latency=30),
+    MemoryTiming(latency=4, stall_seed=7, stall_percent=40),
+)
+
+BEGIN = Instruction(Opcode.BEGIN, {"magic": isa.MAGIC, "isa_version": isa.ISA_VERSION, "digest": CONFIG.digest})
+FREE = {"after_load": isa.UNORDERED, "after_execute": isa.UNORDERED, "after_store": isa.UNORDERED}
+LOAD = FREE | {"n_x": 1, "n_y": 1, "n_z": 1, "element_log2": 1, "period_log2": 1}
+EXECUTE = FREE | {name: 1 for name in ("n_block", "n_ky", "n_kx", "n_py", "n_px", "n_wy", "n_wx")}
+EXECUTE |= {"tap_rows": CONFIG.rows, "after_load": 0}
+STORE = FREE | {"minimum": -128, "maximum": 127, "pool": 1, "groups": 2, "n_x": 1, "n_y": 1, "period_log2": 7, "after_execute": 0}
+
+
+def good():
+    """Return a program that loads, multiplies and stores."""
+    return [
+        BEGIN,
+        Instruction(Opcode.LOAD, LOAD | {"memory_address": MAPS, "n_x": PIXELS}),
+        Instruction(Opcode.LOAD, LOAD | {"memory_address": WEIGHTS, "n_x": CONFIG.rows, "target": Target.WEIGHTS}),
+        Instruction(Opcode.LOAD, LOAD | {"memory_address": PARAMETERS, "n_x": 2, "target": Target.PARAMETERS, "element_log2": 4}),
+        Instruction(Opcode.EXECUTE, EXECUTE | {"operation": Operation.ARRAY, "n_px": PIXELS, "stride_px": 1}),
+        Instruction(Opcode.STORE, STORE | {"to_memory": 1, "memory_address": OUTPUT, "n_x": PIXELS}),
+        Instruction(Opcode.END),
+    ]
+
+
+def image_of(program, rng):
+    """Return memory with a program (instructions or raw bytes) and random data: uint8 ``(SIZE,)``."""
+    image = rng.integers(0, 256, SIZE, np.uint8)
+    code = b"".join(item if isinstance(item, bytes) else item.encode() for item in program)
+    image[: len(code)] = np.frombuffer(code, np.uint8)
+    identity = (1 << 30 << 32 | 30 << 64).to_bytes(isa.PARAMETER_BYTES, "little")
+    image[PARAMETERS : PARAMETERS + 2 * isa.PARAMETER_BYTES] = np.frombuffer(identity * 2, np.uint8)
+    return image
+
+
+def ref_good(image):
+    """Return memory after the good program."""
+    maps = image[MAPS : MAPS + 2 * PIXELS].view(np.int8).reshape(PIXELS, 2).astype(int)
+    weights = image[WEIGHTS : WEIGHTS + 4].view(np.int8).reshape(2, 2)[::-1].astype(int)  # the last row's word comes first
+    after = image.copy()
+    after[OUTPUT : OUTPUT + 2 * PIXELS] = np.clip(maps @ weights, -128, 127).astype(np.int8).view(np.uint8).reshape(-1)
+    return after
+
+
+class Host:
+    """An engine, its memory (which can be exchanged between runs), and a processor at its registers."""
+
+    def __init__(self, bench):
+        self.bench = bench
+        self.engine = Engine(CONFIG)
+        # one signal of all outputs: the simulator compiles what drives it, but interprets what is sampled
+        outputs = Cat(getattr(self.engine, f"m_axi_{name}") for name in MEMORY_OUTPUTS)
+        self.outputs = Signal(len(outputs))
+        self.module = Module()
+        self.module.submodules.engine = self.engine
+        self.module.d.comb += self.outputs.eq(outputs)
+        self.memory = Memory(np.zeros(SIZE, np.uint8), base=BASE, bus_bytes=CONFIG.bus_bytes, timing=MemoryTiming())
+        self.shown = 0
+        """Cycles in which the engine wanted something of memory."""
+
+    def attach(self, image, timing):
+        self.memory = Memory(image, base=BASE, bus_bytes=CONFIG.bus_bytes, timing=timing)
+
+    async def serve(self, ctx):
+        inputs = [(name, getattr(self.engine, f"m_axi_{name}")) for name in MEMORY_INPUTS]
+        widths = [len(getattr(self.engine, f"m_axi_{name}")) for name in MEMORY_OUTPUTS]
+        fields = [(sum(widths[:n]), (1 << width) - 1) for n, width in enumerate(widths)]
+        was = {}
+        while True:
+            memory = self.memory
+            memory.drive()
+            for name, signal in inputs:
+                value = int(getattr(memory, name))
+                if was.get(name) != value:
+                    ctx.set(signal, value)
+                    was[name] = value
+            _, _, bits = await ctx.tick().sample(self.outputs)
+            signals = MasterSignals(*(bits >> shift & mask for shift, mask in fields))
+            self.shown += signals.awvalid | signals.wvalid | signals.arvalid
+            memory.step(signals)
+
+    def run(self, host):
+        """Run an async function of the context to its end."""
+        self.bench.run(self.module, host, background=[self.serve], limit=9000)
+
+    async def write(self, ctx, register, value):
+        engine = self.engine
+        for name, now in (("awaddr", register), ("wdata", value), ("wstrb", 15), ("awvalid", 1), ("wvalid", 1), ("bready", 1)):
+            ctx.set(getattr(engine, f"s_axil_{name}"), now)
+        await self.bench.until(ctx, engine.s_axil_awready & engine.s_axil_wready)
+        ctx.set(engine.s_axil_awvalid, 0)
+        ctx.set(engine.s_axil_wvalid, 0)
+        await self.bench.until(ctx, engine.s_axil_bvalid & (engine.s_axil_bresp == 0))
+
+    async def read(self, ctx, register):
+        engine = self.engine
+        for name, now in (("araddr", register), ("arvalid", 1), ("rready", 1)):
+            ctx.set(getattr(engine, f"s_axil_{name}"), now)
+        await self.bench.until(ctx, engine.s_axil_arready)
+        ctx.set(engine.s_axil_arvalid, 0)
+        while True:
+            _, _, valid, value, response = await ctx.tick().sample(engine.s_axil_rvalid, engine.s_axil_rdata, engine.s_axil_rresp)
+            if valid:
+                assert response == 0
+                return value
+
+    async def start(self, ctx):
+        await self.write(ctx, CSR.BASE, BASE)
+        await self.write(ctx, CSR.INTERRUPT_ENABLE, 1)
+        await self.write(ctx, CSR.CONTROL, START)
+
+    async def finish(self, ctx):
+        """Wait for the interrupt; nothing may be under way on the bus then, and nothing may come after."""
+        await self.bench.until(ctx, self.engine.interrupt)
+        self.memory.check_idle()
+        shown = self.shown
+        await self.bench.repeat(ctx, 60)
+        assert self.shown == shown, "the memory port is not quiet after the end"
+
+    async def succeed(self, ctx, seed, timing):
+        """Run the good program; return its cycles."""
+        image = image_of(good(), np.random.default_rng(seed))
+        expected = ref_good(image)
+        self.attach(image, timing)
+        await self.start(ctx)
+        await self.finish(ctx)
+        assert await self.read(ctx, CSR.STATUS) == DONE, f"seed {seed}, {timing}"
+        assert np.array_equal(image, expected), f"seed {seed}, {timing}"
+        return await self.read(ctx, CSR.CYCLES)
+
+    async def fail(self, ctx, image, timing, error, index, note):
+        """Run a bad program: ``error`` at instruction ``index``. Start alone does not go on; clear makes it go away."""
+        self.attach(image, timing)
+        await self.start(ctx)
+        await self.finish(ctx)
+        status = await self.read(ctx, CSR.STATUS)
+        assert (status & 7, Error(status >> 8)) == (FAILED, error), note
+        assert await self.read(ctx, CSR.ERROR_ADDRESS) == index * INSTRUCTION_BYTES, note
+        shown = self.shown
+        await self.write(ctx, CSR.CONTROL, START)
+        await self.bench.repeat(ctx, 20)
+        assert await self.read(ctx, CSR.STATUS) == status, note
+        assert self.shown == shown, f"{note}: it started in spite of the error"
+        await self.write(ctx, CSR.CONTROL, CLEAR)
+        assert await self.read(ctx, CSR.STATUS) == 0, note
+        assert not ctx.get(self.engine.interrupt), note
+
+
+def begin(**changes):
+    return Instruction(Opcode.BEGIN, dict(BEGIN.values) | changes)
+
+
+def changed(index, **values):
+    """Return the good program with other values in one instruction."""
+    program = good()
+    program[index] = Instruction(program[index].opcode, dict(program[index].values) | values)
+    return program
+
+
+def with_opcode(index, opcode):
+    """Return the good program with another opcode in one instruction."""
+    program = good()
+    word = bytearray(program[index].encode())
+    word[0] = word[0] & 0xF0 | opcode
+    program[index] = bytes(word)
+    return program
+
+
+BEYOND = SIZE + 0x1000
+
+CASES = {
+    "another configuration": ([begin(digest=CONFIG.digest ^ 1 << 63), *good()[1:]], Error.BAD_DIGEST, 0),
+    "another version": ([begin(isa_version=isa.ISA_VERSION + 1), *good()[1:]], Error.BAD_VERSION, 0),
+    "another version and configuration": ([begin(isa_version=0, digest=0), *good()[1:]], Error.BAD_VERSION, 0),
+    "another magic number": ([begin(magic=isa.MAGIC ^ 1), *good()[1:]], Error.BAD_OPCODE, 0),
+    "no BEGIN": (good()[1:], Error.BAD_OPCODE, 0),
+    "END alone": ([Instruction(Opcode.END)], Error.BAD_OPCODE, 0),
+    "cleared memory": ([bytes(2048)], Error.BAD_OPCODE, 0),
+    "no END": ([*good()[:-1], bytes(32)], Error.BAD_OPCODE, 6),
+    "BEGIN again": ([*good()[:3], BEGIN, *good()[3:]], Error.BAD_OPCODE, 3),
+    **{f"opcode {code}": (with_opcode(5, code), Error.BAD_OPCODE, 5) for code in (0, 5, 14)},
+    "LOAD of nothing": (changed(1, n_x=0), Error.BAD_OPCODE, 1),
+    "LOAD to nowhere": (changed(2, target=6), Error.BAD_OPCODE, 2),
+    "EXECUTE of nothing": (changed(4, n_wx=0), Error.BAD_OPCODE, 4),
+    "EXECUTE of no operation": (changed(4, operation=7), Error.BAD_OPCODE, 4),
+    "STORE of nothing": (changed(5, pool=0), Error.BAD_OPCODE, 5),
+    "LOAD from nowhere": (changed(2, memory_address=BEYOND), Error.READ_FAULT, 2),
+    "LOAD over the end": (changed(1, memory_address=SIZE - 4), Error.READ_FAULT, 1),
+    "LOAD from nowhere behind a good one": (changed(3, memory_address=BEYOND), Error.READ_FAULT, 3),
+    "STORE to nowhere": (changed(5, memory_address=BEYOND), Error.WRITE_FAULT, 5),
+    "STORE over the end": (changed(5, memory_address=SIZE - 4), Error.WRITE_FAULT, 5),
+}
+
+
+@pytest.mark.parametrize(("case", "timing"), list(zip(CASES, itertools.cycle(TIMINGS), strict=False)), ids=list(CASES))
+def test_a_bad_program_is_refused_and_the_next_one_runs(bench, case, timing):
+    program, error, index = CASES[case]
+    host = Host(bench)
+
+    async def run(ctx):
+        note = f"{case}, {timing}"
+        image = image_of(program, np.random.default_rng(1))
+        before = image.copy()
+        await host.fail(ctx, image, timing, error, index, note)
+        if error is not Error.WRITE_FAULT:
+            # nothing but the output may have been written
+            other = np.flatnonzero(image != before)
+            assert np.all((other >= OUTPUT) & (other < OUTPUT + 2 * PIXELS)), note
+        await host.succeed(ctx, 1, TIMINGS[0])
+
+    host.run(run)
+
+
+@pytest.mark.parametrize("size", [0, 64, 128, 190])
+def test_a_program_beyond_memory_is_a_read_fault(bench, size):
+    """Instructions are read ahead: only one that is reached counts."""
+    host = Host(bench)
+
+    async def run(ctx):
+        image = image_of(good(), np.random.default_rng(2))[:size].copy()
+        # (LOADs before it may have failed too; so let them read the program itself)
+        program = [BEGIN, *(Instruction(Opcode.LOAD, LOAD | {"memory_address": 2 * n, "target": Target.TABLE}) for n in range(6))]
+        code = b"".join(item.encode() for item in program)
+        image[:] = np.frombuffer(code[:size], np.uint8)
+        await host.fail(ctx, image, TIMINGS[0], Error.READ_FAULT, size // INSTRUCTION_BYTES, f"{size} bytes")
+        await host.succeed(ctx, 3, TIMINGS[0])
+
+    host.run(run)
+
+
+def test_what_is_read_ahead_behind_the_end_does_not_matter(bench):
+    """END is the last thing in memory; what follows answers with errors."""
+    host = Host(bench)
+
+    async def run(ctx):
+        image = np.frombuffer(BEGIN.encode() + Instruction(Opcode.END).encode(), np.uint8).copy()
+        host.attach(image, TIMINGS[0])
+        await host.start(ctx)
+        await host.finish(ctx)
+        assert await host.read(ctx, CSR.STATUS) == DONE
+
+    host.run(run)
+
+
+def test_runs_are_alike(bench):
+    """The same program takes the same cycles again, after a good run and after a failure, wherever it lies in memory."""
+    host = Host(bench)
+
+    async def run(ctx):
+        spent = [await host.succeed(ctx, 4, TIMINGS[1]) for _ in range(2)]
+        program, error, index = CASES["LOAD over the end"]
+        await host.fail(ctx, image_of(program, np.random.default_rng(5)), TIMINGS[1], error, index, "between two runs")
+        spent.append(await host.succeed(ctx, 4, TIMINGS[1]))
+        assert len(set(spent)) == 1, spent
+
+    host.run(run)
+
+
+def test_the_first_error_stays(bench):
+    """A write fails while another unit's bad reads are still to come: the engine names what it saw first, and that alone."""
+    host = Host(bench)
+
+    async def run(ctx):
+        program = [
+            BEGIN,
+            Instruction(Opcode.STORE, STORE | {"to_memory": 1, "memory_address": BEYOND, "n_x": 4}),
+            Instruction(Opcode.LOAD, LOAD | {"memory_address": BEYOND, "n_x": 40, "after_store": 0, "fence": 1}),
+            Instruction(Opcode.END),
+        ]
+        image = image_of(program, np.random.default_rng(6))
+        await host.fail(ctx, image, TIMINGS[1], Error.WRITE_FAULT, 1, "a write and a read fail")
+
+    host.run(run)
