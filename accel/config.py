@@ -20,8 +20,7 @@ from accel.errors import SystolithError
 
 __all__ = ["PRESETS", "ConfigError", "EngineConfig", "load_config", "power_of_two_at_least"]
 
-#: Instructions that each of the three unit queues holds. It bounds how far the dispatcher runs ahead of the slowest unit,
-#: and, with the entry a unit is working on, must stay below the 31 that an ``after_*`` field can count.
+#: Instructions that each of the three unit queues holds: how far the dispatcher runs ahead of the slowest unit.
 QUEUE_DEPTH = 8
 
 

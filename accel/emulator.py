@@ -338,6 +338,8 @@ class Machine:
         present = min(columns, rows - offset)
         if present < 1:
             self._refuse(f"row_offset must be below {rows} rows, not {offset}")
+        if offset % columns:
+            self._refuse(f"row_offset must be a multiple of {columns} columns, not {offset}")
         data = data[:, :, offset : offset + present]
         # Columns without a row get something, but nobody says what.
         result = self._garbage_sums((len(data), columns)).astype(np.int64)
@@ -357,6 +359,8 @@ class Machine:
         first = instruction["first_group"] * lanes
         if first + channels > self.config.columns:
             self._refuse(f"columns {first} to {first + channels - 1} go beyond the last, {self.config.columns - 1}")
+        if instruction["byte_offset"] % self.config.lanes:
+            self._refuse(f"byte_offset must be a multiple of {self.config.lanes} lanes, not {instruction['byte_offset']}")
         if instruction["byte_offset"] + channels > self.config.rows:
             self._refuse(f"{channels} channels from byte {instruction['byte_offset']} on do not fit a word of {self.config.rows}")
         shape = (instruction["n_y"], instruction["n_x"])

@@ -27,7 +27,9 @@ address (their weights are zero). ``g > 1`` needs a map stored with ``period = t
 A pass takes ``rows`` weight words from ``weights`` on, the word for the last row first: word ``i`` of a pass belongs to row
 ``R-1-i``. All scratchpad address arithmetic is modulo 2**16, so strides may be negative.
 
-EXECUTE, bypass operations (SUM, MAX, LOW, HIGH): no weights; accumulator column ``c`` takes the byte of row ``c + row_offset``.
+EXECUTE, bypass operations (SUM, MAX, LOW, HIGH): no weights; accumulator column ``c`` takes the byte of row ``c + row_offset``,
+where ``row_offset`` is a multiple of ``columns`` below ``rows`` and ``tap_rows`` is ``rows``. A column without such a row gets
+anything.
 
 LOAD, for each z, y, x (x fastest): the element at ``memory_address + z*memory_stride_z + y*memory_stride_y + (x << element_log2)``
 goes to local address ``local_address + z*local_stride_z + y*local_stride_y + x``. ACTIVATIONS: bank ``r`` takes byte ``r % (1 <<
@@ -42,7 +44,11 @@ from ``first_group`` on: sum + bias (or, source PAIR: table[low byte] + table[25
 ``lanes`` channels) of the first group. The finished bytes go to byte ``byte_offset`` on of the word at ``scratchpad +
 y*scratchpad_stride_y + x`` (with ``period_log2`` = p, byte k is written to all banks r with r % 2**p == k; when 2**p is at least
 ``rows``, to bank k alone) and/or to byte ``byte_offset`` on of the memory word at ``memory_address + y*memory_stride_y +
-x*word_bytes``.
+x*word_bytes``. ``byte_offset`` is a multiple of ``lanes``, ``byte_offset + groups*lanes`` at most ``rows``; address and stride in
+memory are multiples of ``word_bytes``.
+
+A LOAD with ``fence`` also waits until memory has acknowledged every write of earlier STOREs. A STORE is finished when its bytes are
+in the scratchpad or handed to the write port, an EXECUTE when its sums are in the accumulators, a LOAD when its data are on chip.
 """
 
 from __future__ import annotations
@@ -152,13 +158,15 @@ class Error(enum.IntEnum):
 
     NONE = 0
     BAD_OPCODE = 1
-    """Not an instruction, no BEGIN at the start, or a count of zero."""
+    """Not an instruction, no BEGIN at the start, or a field with a value that this engine has no meaning for."""
     BAD_VERSION = 2
     BAD_DIGEST = 3
     """The program was built for another configuration."""
     READ_FAULT = 4
     """The memory answered a read with an error."""
     WRITE_FAULT = 5
+    ABORTED = 6
+    """CONTROL stopped a program that was running."""
 
 
 @dataclass(frozen=True)
@@ -335,7 +343,7 @@ class CSR(enum.IntEnum):
     """Byte offsets of the 32-bit control and status registers on the AXI4-Lite port."""
 
     CONTROL = 0x00
-    """Write 1 to start, 2 to clear an error and reset the engine."""
+    """Write 1 to start; 2 to clear an error or, while a program runs, to stop it with the error ABORTED."""
     STATUS = 0x04
     """Bit 0 busy, bit 1 done, bit 2 error; bits 15:8 the error code."""
     BASE = 0x08

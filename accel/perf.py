@@ -804,7 +804,7 @@ class _WritePort:
         return shown
 
     def _open(self, store: Instruction) -> None:
-        """Go on to the next burst: its address is accepted, data may follow from ``_state`` on."""
+        """Go on to the next burst: its address and its data are offered from ``_state`` on."""
         address_state = self._state
         if not self._bursts:
             if not self._row:
@@ -819,6 +819,7 @@ class _WritePort:
                 self._bursts.append(burst)
                 beat += burst
                 left -= burst
+        # Room: waits for one of the outstanding bursts; the burst begins in the next cycle
         if len(self._responses) == _WRITES:
             address_state = max(address_state, self._responses[0] + 1)
         self._burst_left = self._bursts.popleft()

@@ -83,7 +83,7 @@ def random_network(rng: np.random.Generator, max_macs: int, *, tables: bool = Tr
         tensors.append(Tensor(name=op.output, shape=op.output_shape(shapes), zero_point=zero_point))
         operators.append(op)
     if not operators:
-        op = random_conv(rng, "layer", tensors[0], max_macs)
+        op = random_conv(rng, "layer", tensors[0], max_macs, tables=tables)
         tensors.append(Tensor(name=op.output, shape=op.output_shape((shape,)), zero_point=op.requantisation.zero_point))
         operators.append(op)
     output = tensors[-1] if rng.random() < 0.9 else tensors[int(rng.integers(1, len(tensors)))]

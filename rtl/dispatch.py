@@ -7,7 +7,8 @@ from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from accel.config import QUEUE_DEPTH, EngineConfig
-from accel.isa import INSTRUCTION_BYTES, ISA_VERSION, MAGIC, UNORDERED, Error, Opcode, Operation, Target
+from accel.isa import INSTRUCTION_BYTES, ISA_VERSION, MAGIC, PARAMETER_BYTES, UNORDERED, Error, Opcode, Operation, Target
+from accel.numerics import Rounding
 from rtl.layouts import ORDER_BITS, QUEUES, completed_layout, entry_layout, instruction_layout
 from rtl.read_port import read_beat_layout
 from rtl.write_port import address_layout
@@ -75,8 +76,6 @@ class Dispatcher(wiring.Component):
         opcode = fetched.word[:4]
         begin = data.View(instruction_layout(Opcode.BEGIN), fetched.word)
         load = data.View(instruction_layout(Opcode.LOAD), fetched.word)
-        execute = data.View(instruction_layout(Opcode.EXECUTE), fetched.word)
-        store = data.View(instruction_layout(Opcode.STORE), fetched.word)
 
         # ---- queues ----
         index = Signal(ORDER_BITS)
@@ -108,19 +107,15 @@ class Dispatcher(wiring.Component):
             m.d.comb += queue.w_data.eq(entry)
 
         # ---- dispatch ----
-        # a count of zero would be a loop without an end, and an unknown target an instruction without an effect
-        empty = Signal()
+        malformed = Signal()
         with m.Switch(opcode):
-            with m.Case(Opcode.LOAD):
-                m.d.comb += empty.eq((load.n_x == 0) | (load.n_y == 0) | (load.n_z == 0) | (load.target > max(Target)))
-            with m.Case(Opcode.EXECUTE):
-                counts = ("n_block", "n_ky", "n_kx", "n_py", "n_px", "n_wy", "n_wx", "tap_rows")
-                zero: Value = Const(0)
-                for name in counts:
-                    zero = zero | (execute[name] == 0)
-                m.d.comb += empty.eq(zero | (execute.tap_rows > self.config.rows) | (execute.operation > max(Operation)))
-            with m.Case(Opcode.STORE):
-                m.d.comb += empty.eq((store.n_x == 0) | (store.n_y == 0) | (store.pool == 0) | (store.groups == 0))
+            for code, check in (
+                (Opcode.LOAD, self._bad_load),
+                (Opcode.EXECUTE, self._bad_execute),
+                (Opcode.STORE, self._bad_store),
+            ):
+                with m.Case(code):
+                    m.d.comb += malformed.eq(check(data.View(instruction_layout(code), fetched.word)))
 
         begun = Signal()
         ended = Signal()
@@ -141,7 +136,7 @@ class Dispatcher(wiring.Component):
                 with m.Else():
                     m.d.comb += buffer.r_en.eq(1)
                     m.d.sync += [begun.eq(1), index.eq(index + 1)]
-            with m.Elif(empty | (index == (1 << ORDER_BITS) - 1)):
+            with m.Elif(malformed | (index == (1 << ORDER_BITS) - 1)):
                 refuse(Error.BAD_OPCODE)
             with m.Else():
                 with m.Switch(opcode):
@@ -160,6 +155,61 @@ class Dispatcher(wiring.Component):
             all_retired = all_retired & (self.o_completed[name] == dispatched[name])
         m.d.sync += self.o_done.eq(ended & all_retired & self.i_idle)
         return m
+
+    # What would hang a unit, or leave it out of step with the memory port or with what the instruction set says, is refused here.
+
+    def _bad_load(self, load: data.View) -> Value:
+        config = self.config
+        element = {
+            Target.WEIGHTS: _log2(config.weight_word_bytes),
+            Target.PARAMETERS: _log2(PARAMETER_BYTES),
+            Target.TABLE: 0,
+            Target.PAIR_TABLE: 2,
+        }
+        absent = [
+            *([] if config.tables else [Target.TABLE]),
+            *([] if config.elementwise else [Target.PAIR_TABLE]),
+        ]
+        bad = _any_zero(load, "n_x", "n_y", "n_z") | (load.target > max(Target))
+        for target, log2 in element.items():
+            bad = bad | ((load.target == target) & (load.element_log2 != log2))
+        for target in absent:
+            bad = bad | (load.target == target)
+        bad = bad | ((load.target == Target.ACTIVATIONS) & (load.element_log2 > _log2(config.word_bytes)))
+        bad = bad | ((load.target == Target.PARAMETERS) & ((load.n_y != 1) | (load.n_z != 1)))
+        low = (load.memory_address | load.memory_stride_y | load.memory_stride_z)[:6]
+        below = ((1 << load.element_log2) - 1)[:6]
+        return bad | ((load.target != Target.FILL) & (low & below).any())
+
+    def _bad_execute(self, execute: data.View) -> Value:
+        rows, columns = self.config.rows, self.config.columns
+        counts = ("n_block", "n_ky", "n_kx", "n_py", "n_px", "n_wy", "n_wx")
+        is_array = execute.operation == Operation.ARRAY
+        divides = execute.tap_rows.matches(*(n for n in range(1, rows + 1) if rows % n == 0))
+        return (
+            _any_zero(execute, *counts)
+            | (execute.operation > max(Operation))
+            | Mux(is_array, ~divides, execute.tap_rows != rows)
+            | (~is_array & ~execute.row_offset.matches(*range(0, rows, columns)))
+        )
+
+    def _bad_store(self, store: data.View) -> Value:
+        config = self.config
+        lanes = config.lanes
+        features = (~Const(config.tables) & store.use_table) | (~Const(config.elementwise) & store.source)
+        # the finished bytes must lie in one word, in steps of whole groups
+        fits: Value = Const(0)
+        for byte in range(0, config.rows, lanes):
+            fits = fits | ((store.byte_offset == byte) & (store.groups <= (config.rows - byte) // lanes))
+        unaligned = (store.memory_address | store.memory_stride_y)[: _log2(config.word_bytes)].any()
+        return (
+            _any_zero(store, "n_x", "n_y", "pool", "groups")
+            | ((store.first_group + store.groups) > config.column_groups)
+            | (store.rounding > max(Rounding))
+            | features
+            | ~fits
+            | (store.to_memory & unaligned)
+        )
 
     def _fetch(self, m: Module) -> fifo.SyncFIFO:
         """Read ahead into a buffer of instructions (each with the error flag of its beats) and return it."""
@@ -219,3 +269,15 @@ class Dispatcher(wiring.Component):
             with m.If(self.i_beat.valid):
                 m.d.sync += part.eq(Mux(part == parts - 1, 0, part + 1))
         return buffer
+
+
+def _log2(value: int) -> int:
+    return value.bit_length() - 1
+
+
+def _any_zero(view: data.View, *names: str) -> Value:
+    """Return whether one of the fields is zero: a loop that would not end."""
+    zero: Value = Const(0)
+    for name in names:
+        zero = zero | (view[name] == 0)
+    return zero

@@ -75,6 +75,8 @@ class Core(wiring.Component):
     -------
     i_base
         Byte address of the program.
+    i_abort
+        Stop the program with the error ABORTED.
     o_done
         The program has ended and all its writes are acknowledged.
     o_error, o_error_index
@@ -90,6 +92,7 @@ class Core(wiring.Component):
             | _trace_members()
             | {
                 "i_base": In(32),
+                "i_abort": In(1),
                 "o_done": Out(1),
                 "o_error": Out(Error),
                 "o_error_index": Out(24),
@@ -199,6 +202,7 @@ class Core(wiring.Component):
             halt.eq(self.o_error != Error.NONE),
             dispatcher.i_halt.eq(halt),
             load.i_halt.eq(halt),
+            read_port.i_halt.eq(halt),
             write_port.i_halt.eq(halt),
             load.i_writes_idle.eq(write_port.o_idle),
             dispatcher.i_idle.eq(write_port.o_idle & read_port.o_idle),
@@ -213,6 +217,8 @@ class Core(wiring.Component):
                 m.d.sync += [self.o_error.eq(Error.WRITE_FAULT), self.o_error_index.eq(write_port.o_fault_index)]
             with m.Elif(dispatcher.o_error != Error.NONE):
                 m.d.sync += [self.o_error.eq(dispatcher.o_error), self.o_error_index.eq(dispatcher.o_index)]
+            with m.Elif(self.i_abort):
+                m.d.sync += [self.o_error.eq(Error.ABORTED), self.o_error_index.eq(dispatcher.o_index)]
         return m
 
 
@@ -271,6 +277,7 @@ class Engine(wiring.Component):
         cycles = Signal(32)
         m.d.comb += [
             core.i_base.eq(registers.o_base),
+            core.i_abort.eq(registers.o_clear),
             registers.i_busy.eq(running),
             registers.i_done.eq(done),
             registers.i_error.eq(error),

@@ -33,6 +33,8 @@ class ReadPort(wiring.Component):
         Bursts wanted, relative to the base; at most one is taken in a cycle.
     o_fetch_beat, o_load_beat
         Their beats.
+    i_halt
+        Take no further burst, and take every beat.
     i_base
         Added to every address: a multiple of 4096.
     o_address, i_beat
@@ -51,6 +53,7 @@ class ReadPort(wiring.Component):
                 "i_load": In(address),
                 "o_fetch_beat": Out(beat),
                 "o_load_beat": Out(beat),
+                "i_halt": In(1),
                 "i_base": In(32),
                 "o_address": Out(address),
                 "i_beat": In(beat),
@@ -65,7 +68,7 @@ class ReadPort(wiring.Component):
         take_fetch = Signal()
         take_load = Signal()
         m.d.comb += [
-            free.eq((~self.o_address.valid | self.o_address.ready) & owners.w_rdy),
+            free.eq((~self.o_address.valid | self.o_address.ready) & owners.w_rdy & ~self.i_halt),
             self.i_fetch.ready.eq(free),
             self.i_load.ready.eq(free & ~self.i_fetch.valid),
             take_fetch.eq(self.i_fetch.valid & self.i_fetch.ready),
@@ -90,7 +93,7 @@ class ReadPort(wiring.Component):
             self.o_load_beat.payload.eq(self.i_beat.payload),
             self.o_fetch_beat.valid.eq(self.i_beat.valid & owners.r_rdy & ~to_load),
             self.o_load_beat.valid.eq(self.i_beat.valid & owners.r_rdy & to_load),
-            self.i_beat.ready.eq(owners.r_rdy & Mux(to_load, self.o_load_beat.ready, self.o_fetch_beat.ready)),
+            self.i_beat.ready.eq(owners.r_rdy & (Mux(to_load, self.o_load_beat.ready, self.o_fetch_beat.ready) | self.i_halt)),
             owners.r_en.eq(self.i_beat.valid & self.i_beat.ready & self.i_beat.payload.last),
             self.o_idle.eq(owners.level == 0),
         ]

@@ -89,7 +89,6 @@ class WritePort(wiring.Component):
         beat = Signal(32 - beat_bits)
         beats_left = Signal(13 + word_bits)
         burst = Signal(range(BURST_BEATS + 1))
-        burst_left = Signal(range(BURST_BEATS + 1))
         m.submodules.pending = pending = fifo.SyncFIFO(width=ORDER_BITS, depth=OUTSTANDING)
 
         to_boundary = BURST_BEATS - beat[: (BURST_BEATS - 1).bit_length()]
@@ -98,9 +97,15 @@ class WritePort(wiring.Component):
             self.o_address.payload.address.eq(Cat(Const(0, beat_bits), beat)),
             self.o_address.payload.length.eq(burst - 1),
         ]
+        # Address and data are offered side by side: a memory may take either first.
+        address_sent = Signal()
+        beats_sent = Signal(range(BURST_BEATS + 1))
+        address_done = Signal()
+        data_done = Signal()
+        send_beat = Signal()
         entry = data.View(beat_layout, beats.r_data)
-        # a halted engine delivers no more words, but a burst once announced must be finished
-        # once a beat is hollow, so are those that follow: what arrives now belongs to places that have passed
+        # A halted engine may deliver no more words, but a burst once begun must be finished. Once a beat is hollow, so are those
+        # that follow: what arrives now belongs to places that have passed.
         hollow = Signal()
         hollowed = Signal()
         m.d.sync += hollowed.eq(hollow)
@@ -108,7 +113,10 @@ class WritePort(wiring.Component):
             hollow.eq(hollowed | (self.i_halt & ~beats.r_rdy)),
             self.o_data.payload.data.eq(Mux(hollow, 0, entry.data)),
             self.o_data.payload.strobe.eq(Mux(hollow, 0, entry.strobe)),
-            self.o_data.payload.last.eq(burst_left == 1),
+            self.o_data.payload.last.eq(beats_sent == burst - 1),
+            send_beat.eq(self.o_data.valid & self.o_data.ready),
+            address_done.eq(address_sent | (self.o_address.valid & self.o_address.ready)),
+            data_done.eq((beats_sent == burst) | (send_beat & self.o_data.payload.last)),
         ]
 
         with m.FSM() as fsm:
@@ -120,36 +128,41 @@ class WritePort(wiring.Component):
                 with m.If(self.i_halt):
                     m.next = "Idle"
                 with m.Else():
-                    m.next = "Address"
+                    m.next = "Room"
                 row_bytes = transfer.n_x << word_bits
                 m.d.sync += [
                     beat.eq(row >> beat_bits),
                     beats_left.eq(((row[:beat_bits] + row_bytes - 1) >> beat_bits) + 1),
                 ]
-            with m.State("Address"):
-                m.d.comb += self.o_address.valid.eq(pending.w_rdy)
-                with m.If(self.i_halt & ~self.o_address.valid):
+            with m.State("Room"):
+                with m.If(self.i_halt):
                     m.next = "Idle"
-                with m.Elif(self.o_address.valid & self.o_address.ready):
-                    m.d.sync += burst_left.eq(burst)
-                    m.next = "Data"
-            with m.State("Data"):
-                m.d.comb += self.o_data.valid.eq(beats.r_rdy | self.i_halt)
-                with m.If(self.o_data.valid & self.o_data.ready):
-                    m.d.comb += beats.r_en.eq(beats.r_rdy)
-                    m.d.sync += burst_left.eq(burst_left - 1)
-                    with m.If(burst_left == 1):
-                        m.d.sync += [beat.eq(beat + burst), beats_left.eq(beats_left - burst)]
-                        with m.If(self.i_halt):
-                            m.next = "Idle"
-                        with m.Elif(beats_left != burst):
-                            m.next = "Address"
-                        with m.Elif(rows_left == 1):
-                            m.d.comb += transfers.r_en.eq(1)
-                            m.next = "Idle"
-                        with m.Else():
-                            m.d.sync += [row.eq(row + transfer.stride_y), rows_left.eq(rows_left - 1)]
-                            m.next = "Row"
+                with m.Elif(pending.w_rdy):
+                    m.next = "Burst"
+            with m.State("Burst"):
+                m.d.comb += [
+                    self.o_address.valid.eq(~address_sent),
+                    self.o_data.valid.eq((beats.r_rdy | hollow) & (beats_sent != burst)),
+                    beats.r_en.eq(send_beat & ~hollow),
+                ]
+                m.d.sync += [address_sent.eq(address_done), beats_sent.eq(beats_sent + send_beat)]
+                with m.If(address_done & data_done):
+                    m.d.sync += [
+                        address_sent.eq(0),
+                        beats_sent.eq(0),
+                        beat.eq(beat + burst),
+                        beats_left.eq(beats_left - burst),
+                    ]
+                    with m.If(self.i_halt):
+                        m.next = "Idle"
+                    with m.Elif(beats_left != burst):
+                        m.next = "Room"
+                    with m.Elif(rows_left == 1):
+                        m.d.comb += transfers.r_en.eq(1)
+                        m.next = "Idle"
+                    with m.Else():
+                        m.d.sync += [row.eq(row + transfer.stride_y), rows_left.eq(rows_left - 1)]
+                        m.next = "Row"
 
         m.d.comb += [
             pending.w_data.eq(transfer.index),

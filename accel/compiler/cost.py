@@ -9,7 +9,7 @@ import math
 from accel.compiler.plan import Plan
 from accel.compiler.stages import Stage
 from accel.config import EngineConfig
-from accel.isa import INSTRUCTION_BYTES, Operation
+from accel.isa import INSTRUCTION_BYTES
 
 __all__ = ["fits_weight_memory", "smallest_pass", "stage_cycles", "view_words", "weight_limit"]
 
@@ -23,9 +23,9 @@ _LINE_OVERHEAD = 1
 _CONTENTION = 1 / 8
 
 
-def smallest_pass(config: EngineConfig, operation: Operation) -> int:
-    """Return the cycles that a pass takes at least: the array must have shifted in the next weights."""
-    return max(config.rows, 4) if operation is Operation.ARRAY else 4
+def smallest_pass(config: EngineConfig) -> int:
+    """Return the cycles that a pass takes at least: the next pass's taps (and weights) must have been shifted in."""
+    return max(config.rows, 4)
 
 
 def weight_limit(config: EngineConfig) -> int:
@@ -88,7 +88,7 @@ def stage_cycles(
     tiles = sum(count for _, count in shapes)
     bands = -(-height // plan.band_rows) * -(-width // plan.band_columns)
     passes, most, groups = _work(stage, config)
-    least = smallest_pass(config, stage.operation)
+    least = smallest_pass(config)
     instructions = tiles * len(stage.units) * _INSTRUCTION_OVERHEAD
     execute = passes * sum(max(pixels, least) * count for pixels, count in shapes) + instructions
     store = height * width * stage.pool_words * groups + instructions

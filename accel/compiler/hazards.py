@@ -123,7 +123,8 @@ class HazardTracker:
         values = {}
         for index, field in enumerate(_FIELDS):
             distance = self._counts[index] - latest[index]
-            values[field] = UNORDERED if index == unit or latest[index] == 0 or distance >= UNORDERED else distance
+            # what lies further back than the field can say is waited for as far as it can: stricter, never looser
+            values[field] = UNORDERED if index == unit or latest[index] == 0 else min(distance, UNORDERED - 1)
         if fence:
             values["fence"] = 1
             self._acknowledged = max(self._acknowledged, latest[2])

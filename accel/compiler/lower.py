@@ -157,7 +157,7 @@ class _StageLowering:
         width = min(band.columns, self.plan.tile_columns) * stage.pool_words
         unit = stage.units[-1]
         passes = stage.passes(self.config, unit)
-        least = -(-max(smallest_pass(self.config, stage.operation), -(-_SMALL_TILE_CYCLES // passes)) // width)
+        least = -(-max(smallest_pass(self.config), -(-_SMALL_TILE_CYCLES // passes)) // width)
         # The output stage must be through with a tile when the array is through with the next.
         growth = max(2, passes // stage.store_groups(self.config, unit))
         row = band.top

@@ -110,6 +110,7 @@ def test_verilator_and_pysim_agree_in_every_cycle(seed: int) -> None:
     assert first.cycles == second.cycles
     assert first.counters == second.counters
     np.testing.assert_array_equal(first.retired, second.retired)
+    np.testing.assert_array_equal(first.spent, second.spent)
 
 
 @pytest.mark.parametrize("config", PRESETS)

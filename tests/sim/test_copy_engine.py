@@ -47,8 +47,8 @@ def _assert_equal(first: RunResult, second: RunResult) -> None:
     assert first.counters == second.counters
     assert first.retired is not None
     assert second.retired is not None
-    for ours, theirs in zip(first.retired, second.retired, strict=True):
-        assert np.array_equal(ours, theirs)
+    np.testing.assert_array_equal(first.retired, second.retired)
+    np.testing.assert_array_equal(first.spent, second.spent)
 
 
 @pytest.mark.parametrize("timing", TIMINGS, ids=repr)

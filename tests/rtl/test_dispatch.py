@@ -1,0 +1,358 @@
+"""The dispatcher: what it refuses, what it tells the units to wait for, how far it runs ahead, and when it says that all is done."""
+
+from collections import deque
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from accel import isa
+from accel.config import PRESETS, QUEUE_DEPTH
+from accel.isa import INSTRUCTION_BYTES, UNORDERED, Error, Instruction, Opcode, Operation, Target
+from rtl.dispatch import FETCH_BYTES, PREFETCH, Dispatcher
+from rtl.layouts import QUEUES
+
+CONFIG = replace(PRESETS["tiny"], bus_bytes=32)
+BEGIN = Instruction(Opcode.BEGIN, {"magic": isa.MAGIC, "isa_version": isa.ISA_VERSION, "digest": CONFIG.digest})
+END = Instruction(Opcode.END)
+ONCE = {
+    Opcode.LOAD: {"n_x": 1, "n_y": 1, "n_z": 1},
+    Opcode.EXECUTE: {f"n_{name}": 1 for name in ("block", "ky", "kx", "py", "px", "wy", "wx")} | {"tap_rows": 1},
+    Opcode.STORE: {"n_x": 1, "n_y": 1, "pool": 1, "groups": 1},
+}
+QUEUE_OF = {Opcode.LOAD: "load", Opcode.EXECUTE: "execute", Opcode.STORE: "store"}
+
+
+def once(opcode, **changes):
+    """Return an instruction that does the least, or what ``changes`` say."""
+    return Instruction(opcode, ONCE[opcode] | changes)
+
+
+class Fetcher:
+    """Memory with a program: a beat a cycle (or fewer), its burst's address once taken. Behind the program everything is an error."""
+
+    def __init__(self, block, program, *, stall=0.0, seed=0, bad=()):
+        code = b"".join(instruction.encode() for instruction in program)
+        self.block, self.code, self.bad = block, code, bad
+        self.bus = block.config.bus_bytes
+        self.rng, self.stall = np.random.default_rng(seed), stall
+        self.addresses = []
+        self.completed = []
+        """For each instruction of the program, the cycle in which its last beat was taken."""
+        self.cycle = 0
+
+    async def serve(self, ctx):
+        block, bus = self.block, self.bus
+        beats = deque()
+        valid = False
+        while True:
+            ctx.set(block.o_address.ready, self.rng.random() >= self.stall)
+            valid = valid or (bool(beats) and self.rng.random() >= self.stall)
+            if valid:
+                data = self.code[beats[0] : beats[0] + bus].ljust(bus, b"\xff")
+                error = beats[0] >= len(self.code) or beats[0] // INSTRUCTION_BYTES in self.bad
+                ctx.set(block.i_beat.payload, {"data": int.from_bytes(data, "little"), "error": error, "last": 0})
+            ctx.set(block.i_beat.valid, valid)
+            _, _, shown, ready, address, length, taken = await ctx.tick().sample(
+                block.o_address.valid,
+                block.o_address.ready,
+                block.o_address.payload.address,
+                block.o_address.payload.length,
+                block.i_beat.ready,
+            )
+            if valid and taken:
+                at = beats.popleft() + bus
+                if at % INSTRUCTION_BYTES == 0 or bus > INSTRUCTION_BYTES:
+                    self.completed += [self.cycle] * max(1, bus // INSTRUCTION_BYTES)
+                valid = False
+            if shown and ready:
+                self.addresses.append(address)
+                assert length == FETCH_BYTES // bus - 1
+                beats.extend(range(address, address + FETCH_BYTES, bus))
+            self.cycle += 1
+
+
+def ref_entries(program):
+    """Return each queue's entries: word, index, and for each order the finished instructions it waits for (None: no order)."""
+    entries = {queue: [] for queue in QUEUES}
+    before = dict.fromkeys(QUEUES, 0)
+    for index, instruction in enumerate(program):
+        queue = QUEUE_OF.get(instruction.opcode)
+        if queue is None:
+            continue
+        distances = {name: instruction[f"after_{name}"] for name in QUEUES}
+        targets = {
+            name: before[name] - distance if distance != UNORDERED and before[name] > distance else None
+            for name, distance in distances.items()
+        }
+        entries[queue].append((int.from_bytes(instruction.encode(), "little"), index, targets))
+        before[queue] += 1
+    return entries
+
+
+@pytest.mark.parametrize("bus_bytes", [2, 8, 32, 64])
+@pytest.mark.parametrize("stall", [0.0, 0.4])
+def test_random_programs(bench, bus_bytes, stall):
+    """Every entry comes to its queue once, in order, with the right orders; done comes when the last has retired and all is idle."""
+    seed = 1
+    config = replace(CONFIG, bus_bytes=bus_bytes)
+    rng = np.random.default_rng([seed, bus_bytes])
+    program = [Instruction(Opcode.BEGIN, dict(BEGIN.values) | {"digest": config.digest})]
+    for _ in range(70):
+        opcode = list(QUEUE_OF)[int(rng.choice(3, p=(0.3, 0.5, 0.2)))]
+        orders = {f"after_{name}": int(rng.choice([0, 1, 2, 5, 9, 30, UNORDERED])) for name in QUEUES}
+        program.append(once(opcode, **orders))
+    program.append(END)
+    block = Dispatcher(config=config)
+    fetcher = Fetcher(block, program, stall=stall, seed=seed)
+    got = {queue: [] for queue in QUEUES}
+    retired = dict.fromkeys(QUEUES, 0)
+    entries = ref_entries(program)
+    last = {}
+
+    def unit(queue):
+        def take(payload):
+            orders = {name: order["target"] if order["active"] else None for name, order in payload["orders"].items()}
+            got[queue].append((payload["word"], payload["index"], orders))
+
+        async def receive(ctx):
+            await bench.receive(ctx, getattr(block, f"o_{queue}"), np.random.default_rng([seed, len(queue)]), stall, take)
+
+        return receive
+
+    async def retire(ctx):
+        own = np.random.default_rng(seed + 1)
+        while any(retired[queue] < len(entries[queue]) for queue in QUEUES):
+            now = {queue: int(retired[queue] < len(got[queue]) and own.random() < 0.5) for queue in QUEUES}
+            ctx.set(block.i_retire, now)
+            _, _, done, completed = await ctx.tick().sample(block.o_done, block.o_completed)
+            assert not done, f"seed {seed}: done before the last instruction retired"
+            assert bench.plain(completed) == retired, f"seed {seed}"
+            for queue in QUEUES:
+                retired[queue] += now[queue]
+        ctx.set(block.i_retire, dict.fromkeys(QUEUES, 0))
+        while len(fetcher.completed) < len(program):
+            await ctx.tick()
+        await bench.repeat(ctx, 5)
+        assert not ctx.get(block.o_done), f"seed {seed}: done while something is under way"
+        ctx.set(block.i_idle, 1)
+        last["idle"] = fetcher.cycle
+        await bench.until(ctx, block.o_done)
+        last["done"] = fetcher.cycle - 1
+        await bench.repeat(ctx, 3)
+        assert ctx.get(block.o_done)
+        assert ctx.get(block.o_error) == Error.NONE
+
+    bench.run(block, retire, background=[fetcher.serve, *(unit(queue) for queue in QUEUES)])
+    assert got == entries, f"seed {seed}"
+    assert last["done"] == last["idle"] + 1
+    assert fetcher.addresses == [n * FETCH_BYTES for n in range(len(fetcher.addresses))]
+
+
+@pytest.mark.parametrize("bus_bytes", [16, 32, 64])
+def test_latency(bench, bus_bytes):
+    """An instruction is at its queue's head two cycles after its last beat, or a cycle after the one before."""
+    config = replace(CONFIG, bus_bytes=bus_bytes)
+    begin = Instruction(Opcode.BEGIN, dict(BEGIN.values) | {"digest": config.digest})
+    program = [begin, *(once(opcode) for opcode in (Opcode.LOAD, Opcode.EXECUTE, Opcode.STORE, Opcode.LOAD, Opcode.STORE)), END]
+    block = Dispatcher(config=config)
+    fetcher = Fetcher(block, program)
+    seen = []
+
+    async def watch(ctx):
+        for queue in QUEUES:
+            ctx.set(getattr(block, f"o_{queue}").ready, 1)
+        for cycle in range(60):
+            _, _, *valid = await ctx.tick().sample(*(getattr(block, f"o_{queue}").valid for queue in QUEUES))
+            seen.extend(cycle for one in valid if one)
+
+    bench.run(block, watch, background=[fetcher.serve])
+    expected = []
+    free = 0
+    for index, arrived in enumerate(fetcher.completed[: len(program) - 1]):
+        # a wide beat is cut into instructions, one a cycle
+        part = index % max(1, bus_bytes // INSTRUCTION_BYTES)
+        dispatched = max(free, arrived - max(1, bus_bytes // INSTRUCTION_BYTES) + 1 + part + 1)
+        free = dispatched + 1
+        if index:
+            expected.append(dispatched + 1)
+    assert seen == expected
+
+
+def run_bad(bench, program, *, bad=()):
+    """Return error and index at which a program stops, no unit taking anything; and what the execute queue shows then."""
+    block = Dispatcher(config=CONFIG)
+    fetcher = Fetcher(block, program, bad=bad)
+    found = {}
+
+    async def watch(ctx):
+        while ctx.get(block.o_error) == Error.NONE:
+            await ctx.tick()
+        await bench.repeat(ctx, 20)
+        found["error"] = Error(ctx.get(block.o_error)), ctx.get(block.o_index)
+        found["later"] = ctx.get(block.o_store.valid)
+        ctx.set(block.i_idle, 1)
+        await bench.repeat(ctx, 3)
+        assert not ctx.get(block.o_done)
+
+    bench.run(block, watch, background=[fetcher.serve], limit=300)
+    assert not found["later"], "it went on behind the error"
+    return found["error"]
+
+
+STORE = once(Opcode.STORE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"magic": 0}, Error.BAD_OPCODE),
+        ({"magic": isa.MAGIC ^ 1 << 27}, Error.BAD_OPCODE),
+        ({"isa_version": isa.ISA_VERSION - 1}, Error.BAD_VERSION),
+        ({"isa_version": isa.ISA_VERSION | 1 << 31}, Error.BAD_VERSION),
+        ({"digest": CONFIG.digest ^ 1}, Error.BAD_DIGEST),
+        ({"digest": CONFIG.digest ^ 1 << 63}, Error.BAD_DIGEST),
+        ({"magic": 0, "isa_version": 0, "digest": 0}, Error.BAD_OPCODE),
+        ({"isa_version": 0, "digest": 0}, Error.BAD_VERSION),
+    ],
+)
+def test_begin_must_fit(bench, changes, error):
+    assert run_bad(bench, [Instruction(Opcode.BEGIN, dict(BEGIN.values) | changes), STORE, END]) == (error, 0)
+
+
+@pytest.mark.parametrize("first", [once(Opcode.LOAD), once(Opcode.EXECUTE), STORE, END])
+def test_begin_must_be_first(bench, first):
+    assert run_bad(bench, [first, BEGIN, STORE, END]) == (Error.BAD_OPCODE, 0)
+
+
+REFUSED = [
+    *((opcode, {name: 0}) for opcode, counts in ONCE.items() for name in counts),
+    *((Opcode.LOAD, {"target": target}) for target in (max(Target) + 1, 7)),
+    *((Opcode.EXECUTE, {"operation": operation}) for operation in (max(Operation) + 1, 7)),
+    *((Opcode.EXECUTE, {"tap_rows": rows}) for rows in (CONFIG.rows + 1, 63)),
+]
+
+
+@pytest.mark.parametrize(("opcode", "changes"), REFUSED, ids=lambda value: str(value).replace("Opcode.", ""))
+def test_instructions_that_have_no_end_or_effect(bench, opcode, changes):
+    program = [BEGIN, once(Opcode.LOAD), once(opcode, **changes), STORE, END]
+    assert run_bad(bench, program) == (Error.BAD_OPCODE, 2)
+
+
+def test_a_count_of_a_power_of_two_is_not_zero(bench):
+    """Largest and odd values of every count pass."""
+    block = Dispatcher(config=CONFIG)
+    program = [BEGIN]
+    for opcode, counts in ONCE.items():
+        widths = {field.name: field.width for field in isa.fields_of(opcode)}
+        changes = {name: 1 << (widths[name] - 1) for name in counts if name != "tap_rows"}
+        program += [once(opcode, **changes), once(opcode, **{name: 1 for name in counts})]
+    fetcher = Fetcher(block, [*program, END])
+
+    async def watch(ctx):
+        await bench.repeat(ctx, 60)
+        assert ctx.get(block.o_error) == Error.NONE
+        for queue in QUEUES:
+            assert ctx.get(getattr(block, f"o_{queue}").valid)
+
+    bench.run(block, watch, background=[fetcher.serve])
+
+
+@pytest.mark.parametrize("code", [code for code in range(16) if code not in list(Opcode)] + [Opcode.BEGIN])
+def test_illegal_opcodes(bench, code):
+    class Raw:
+        def encode(self):
+            return bytes([0xF0 | code]) * INSTRUCTION_BYTES
+
+    assert run_bad(bench, [BEGIN, once(Opcode.LOAD), once(Opcode.LOAD), Raw(), STORE, END]) == (Error.BAD_OPCODE, 3)
+
+
+@pytest.mark.parametrize("index", [0, 1, 2, 5])
+def test_a_read_error_counts_when_its_instruction_is_reached(bench, index):
+    program = [BEGIN, *(once(Opcode.LOAD) for _ in range(5)), STORE, END]
+    assert run_bad(bench, program, bad={index}) == (Error.READ_FAULT, index)
+
+
+def test_an_error_in_any_beat_of_an_instruction(bench):
+    """With narrow beats the error of the first one is remembered, and of the following instruction forgotten."""
+    config = replace(CONFIG, bus_bytes=8)
+    begin = Instruction(Opcode.BEGIN, dict(BEGIN.values) | {"digest": config.digest})
+    for part in range(4):
+        block = Dispatcher(config=config)
+        code = begin.encode() + once(Opcode.LOAD).encode() + once(Opcode.LOAD).encode()
+
+        async def feed(ctx, block=block, code=code, part=part):
+            for n in range(12):
+                data = int.from_bytes(code[8 * n : 8 * n + 8], "little")
+                ctx.set(block.i_beat.payload, {"data": data, "error": n == 4 + part, "last": 0})
+                ctx.set(block.i_beat.valid, 1)
+                await ctx.tick()
+            ctx.set(block.i_beat.valid, 0)
+            await bench.repeat(ctx, 5)
+            assert (ctx.get(block.o_error), ctx.get(block.o_index)) == (Error.READ_FAULT, 1), f"beat {part}"
+
+        bench.run(block, feed)
+
+
+def test_a_full_queue_holds_back_what_follows(bench):
+    """QUEUE_DEPTH entries wait for their unit; then the prefetch buffer fills, and no more is fetched."""
+    program = [BEGIN, *(once(Opcode.LOAD) for _ in range(QUEUE_DEPTH + 1)), *(STORE for _ in range(40)), END]
+    block = Dispatcher(config=CONFIG)
+    fetcher = Fetcher(block, program)
+
+    async def watch(ctx):
+        await bench.repeat(ctx, 100)
+        # what has left the buffer makes room for whole bursts only
+        chunk = FETCH_BYTES // INSTRUCTION_BYTES
+        assert len(fetcher.addresses) == (1 + QUEUE_DEPTH + PREFETCH) // chunk
+        assert not ctx.get(block.o_store.valid)
+        ctx.set(block.o_load.ready, 1)
+        await ctx.tick()
+        ctx.set(block.o_load.ready, 0)
+        # the ninth LOAD takes the free place in the next cycle, the STORE follows it and is shown a cycle later
+        for expected in (0, 0, 1):
+            assert ctx.get(block.o_store.valid) == expected
+            await ctx.tick()
+
+    bench.run(block, watch, background=[fetcher.serve])
+
+
+@pytest.mark.parametrize("when", [0, 1, 5, 12])
+def test_halt(bench, when):
+    """Nothing is dispatched or fetched any more, but an address that is shown stays until it is taken."""
+    program = [BEGIN, *(STORE for _ in range(40)), END]
+    block = Dispatcher(config=CONFIG)
+    fetcher = Fetcher(block, program)
+
+    async def watch(ctx):
+        await bench.repeat(ctx, when)
+        ctx.set(block.i_halt, 1)
+        await bench.repeat(ctx, 2)
+        fetched, index = len(fetcher.addresses), ctx.get(block.o_index)
+        await bench.repeat(ctx, 50)
+        assert len(fetcher.addresses) == fetched
+        assert ctx.get(block.o_index) == index
+        assert not ctx.get(block.o_done)
+        assert ctx.get(block.o_error) == Error.NONE
+
+    bench.run(block, watch, background=[fetcher.serve])
+
+
+def test_a_shown_address_outlives_a_halt(bench):
+    inputs = [{"i_halt": 0}, {"i_halt": 0}, {"i_halt": 1}, {}, {}]
+    block = Dispatcher(config=CONFIG)
+    seen = []
+
+    async def watch(ctx):
+        for values in inputs:
+            for name, value in values.items():
+                ctx.set(getattr(block, name), value)
+            _, _, valid, address = await ctx.tick().sample(block.o_address.valid, block.o_address.payload.address)
+            seen.append((valid, address))
+        ctx.set(block.o_address.ready, 1)
+        await ctx.tick()
+        await ctx.tick()
+        assert not ctx.get(block.o_address.valid)
+
+    bench.run(block, watch)
+    assert seen == [(1, 0)] * len(inputs)
