@@ -36,6 +36,7 @@ __all__ = ["CommandError", "cli", "main"]
 
 BACKENDS = ("auto", "verilator", "pysim", "emulator")
 #: Sample images run when no number is given: enough to see, and on Amaranth's simulator (some thousand times slower) just one.
+MAX_IMAGES = 100_000
 DEFAULT_IMAGES = 10
 DEFAULT_IMAGES_PYSIM = 1
 #: A network without samples runs on random bytes, of which one image shows as much as many.
@@ -123,7 +124,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
 )
 @click.option(
     "--images",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=MAX_IMAGES),
     metavar="N",
     help=f"Run the first N sample images.  [default: {DEFAULT_IMAGES}; {DEFAULT_IMAGES_PYSIM} on pysim, or without samples]",
 )
@@ -134,6 +135,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
 @_memory_latency
 @_memory_interval
 @click.option("--stall-seed", type=int, metavar="S", help="Stall the memory bus at random as well, from this seed.")
+@click.option("--output", metavar="FILE.npy", help="Write the output bytes: int8 (images, height, width, channels).")
 @click.option("--vcd", metavar="FILE", help="Write the waveforms to a file (slow and large: use few images).")
 @_as_json
 def run(
@@ -146,6 +148,7 @@ def run(
     memory_latency: int,
     memory_interval: int,
     stall_seed: int | None,
+    output: str | None,
     vcd: str | None,
     as_json: bool,
 ) -> None:
@@ -155,11 +158,14 @@ def run(
     Examples:
       systolith run lenet5 --images 10
       systolith run lenet5 --config large --memory-latency 100
-      systolith run model.onnx --calibration train.npz --input photo.png
+      systolith run model.onnx --calibration train.npz --input photo.png --output result.npy
     """
     engine = load_config(config)
     timing = MemoryTiming(latency=memory_latency, interval=memory_interval, stall_seed=stall_seed)
     waves = _output_path(vcd) if vcd is not None else None
+    outputs = _output_path(output) if output is not None else None
+
+    import numpy as np
 
     from accel import golden, report, terminal
     from accel.compiler import compile_network
@@ -178,7 +184,8 @@ def run(
         program = compile_network(loaded, engine)
         progress.stage("running the golden model")
         expected = golden.run(loaded, chosen.inputs)
-        progress.stage(f"preparing {runner.name} ({runner.reason})")
+        built = ": each configuration's model is built once, in half a minute to some minutes" if runner.name == "verilator" else ""
+        progress.stage(f"preparing {runner.name} ({runner.reason}){built}")
         result = runner.run(program, list(chosen.inputs), timing=timing, vcd=waves, progress=_announce(progress, runner.name))
     outcome = report.report_run(
         program,
@@ -191,6 +198,9 @@ def run(
         labels=chosen.labels,
         notes=(*loaded.notes, *chosen.notes),
     )
+    if outputs is not None:
+        with _replaced(outputs) as temporary, temporary.open("wb") as file:
+            np.save(file, result.outputs)
     if as_json:
         _emit_json(outcome.as_dict())
     else:
@@ -490,8 +500,11 @@ def _emit_rich(show: Callable[[Console], None]) -> None:
     from accel.terminal import make_console
 
     console = make_console(sys.stdout)
-    with console.capture() as capture:
-        show(console)
+    try:
+        with console.capture() as capture:
+            show(console)
+    except OSError as error:  # the console flushes what it captures for
+        raise CommandError(f"standard output cannot be written: {error.strerror}") from None
     _emit("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
 
 

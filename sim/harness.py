@@ -325,6 +325,10 @@ def waveform_file(path: str | os.PathLike[str] | None) -> Iterator[Path | None]:
         raise SimulationError(f"{path}: the waveforms cannot be written there: {error.strerror}") from None
     os.close(handle)
     temporary = Path(name)
+    # mkstemp makes files for their owner alone; these are for whoever may read what else is written
+    mask = os.umask(0)
+    os.umask(mask)
+    temporary.chmod(0o666 & ~mask)
     try:
         try:
             yield temporary

@@ -9,6 +9,7 @@ other way there: measured on trained networks, about one byte in a million diffe
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,6 +85,9 @@ def _read(path: Path) -> onnx.ModelProto:
         raise OnnxError(f"{path}: its weights are in other files, which cannot be read: {one_line(error)}") from None
     if not model.graph.node:
         raise OnnxError(f"{damaged}: it holds no layers; export or copy it again")
+    # outputs need not have their shapes written down; what cannot be inferred is the checker's to say
+    with contextlib.suppress(Exception):
+        model = onnx.shape_inference.infer_shapes(model)
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # the checker is a C++ binding with a type of its own for each finding

@@ -368,6 +368,7 @@ def _max_pool(g: Importer, node: Node) -> None:
 
 
 def _average_pool(g: Importer, node: Node) -> None:
+    g.notes.append(f"{node.name}: averages exactly, where ONNX Runtime adds float32 numbers: ties may differ by one")
     g.store(node, _averaged(g, node, g.real(node)))
 
 

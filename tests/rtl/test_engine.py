@@ -8,7 +8,7 @@ from amaranth.hdl import Cat, Module, Signal
 
 from accel import isa
 from accel.config import PRESETS
-from accel.isa import CSR, INSTRUCTION_BYTES, Error, Instruction, Opcode, Operation, Source, Target
+from accel.isa import CSR, INSTRUCTION_BYTES, Error, Instruction, Opcode, Operation, Target
 from accel.program import MemoryTiming
 from rtl.engine import Engine
 from sim.harness import MEMORY_INPUTS, MEMORY_OUTPUTS
@@ -195,25 +195,21 @@ def with_opcode(index, opcode):
 
 BEYOND = SIZE + 0x1000
 
+#: (Every single refusal is a test of the dispatcher.)
 CASES = {
     "another configuration": ([begin(digest=CONFIG.digest ^ 1 << 63), *good()[1:]], Error.BAD_DIGEST, 0),
     "another version": ([begin(isa_version=isa.ISA_VERSION + 1), *good()[1:]], Error.BAD_VERSION, 0),
-    "another version and configuration": ([begin(isa_version=0, digest=0), *good()[1:]], Error.BAD_VERSION, 0),
-    "another magic number": ([begin(magic=isa.MAGIC ^ 1), *good()[1:]], Error.BAD_OPCODE, 0),
     "no BEGIN": (good()[1:], Error.BAD_OPCODE, 0),
-    "END alone": ([Instruction(Opcode.END)], Error.BAD_OPCODE, 0),
     "cleared memory": ([bytes(2048)], Error.BAD_OPCODE, 0),
     "no END": ([*good()[:-1], bytes(32)], Error.BAD_OPCODE, 6),
     "BEGIN again": ([*good()[:3], BEGIN, *good()[3:]], Error.BAD_OPCODE, 3),
-    **{f"opcode {code}": (with_opcode(5, code), Error.BAD_OPCODE, 5) for code in (0, 5, 14)},
+    "illegal opcode": (with_opcode(5, 14), Error.BAD_OPCODE, 5),
     "LOAD of nothing": (changed(1, n_x=0), Error.BAD_OPCODE, 1),
     "LOAD to nowhere": (changed(2, target=6), Error.BAD_OPCODE, 2),
     "EXECUTE of nothing": (changed(4, n_wx=0), Error.BAD_OPCODE, 4),
-    "EXECUTE of no operation": (changed(4, operation=7), Error.BAD_OPCODE, 4),
     "STORE of nothing": (changed(5, pool=0), Error.BAD_OPCODE, 5),
     "LOAD from nowhere": (changed(2, memory_address=BEYOND), Error.READ_FAULT, 2),
     "LOAD over the end": (changed(1, memory_address=SIZE - 4), Error.READ_FAULT, 1),
-    "LOAD from nowhere behind a good one": (changed(3, memory_address=BEYOND), Error.READ_FAULT, 3),
     "STORE to nowhere": (changed(5, memory_address=BEYOND), Error.WRITE_FAULT, 5),
     "STORE over the end": (changed(5, memory_address=SIZE - 4), Error.WRITE_FAULT, 5),
 }
@@ -238,7 +234,7 @@ def test_a_bad_program_is_refused_and_the_next_one_runs(bench, case, timing):
     host.run(run)
 
 
-@pytest.mark.parametrize("size", [0, 64, 128, 190])
+@pytest.mark.parametrize("size", [0, 190])
 def test_a_program_beyond_memory_is_a_read_fault(bench, size):
     """Instructions are read ahead: only one that is reached counts."""
     host = Host(bench)
@@ -296,5 +292,33 @@ def test_the_first_error_stays(bench):
         ]
         image = image_of(program, np.random.default_rng(6))
         await host.fail(ctx, image, TIMINGS[1], Error.WRITE_FAULT, 1, "a write and a read fail")
+
+    host.run(run)
+
+
+#: What the instruction set leaves undefined: whatever it does, it must end.
+MISALIGNED = {
+    "STORE to an odd address": changed(5, memory_address=OUTPUT + 1),
+    "STORE with an odd stride": changed(5, memory_stride_y=1, n_y=3),
+    "LOAD from odd addresses": changed(3, memory_address=PARAMETERS + 1, n_y=3),
+    "LOAD with an odd stride": changed(1, memory_stride_y=1, n_y=6),
+    "LOAD of elements of 128 bytes": changed(1, element_log2=7),
+}
+
+
+@pytest.mark.xfail(strict=True, reason="the ports disagree with their units about the beats of a row that is not aligned")
+@pytest.mark.parametrize("case", MISALIGNED)
+def test_a_malformed_program_ends(bench, case):
+    host = Host(bench)
+
+    async def run(ctx):
+        host.attach(image_of(MISALIGNED[case], np.random.default_rng(1)), TIMINGS[0])
+        await host.start(ctx)
+        for _ in range(1500):
+            _, _, ended = await ctx.tick().sample(host.engine.interrupt)
+            if ended:
+                host.memory.check_idle()
+                return
+        raise AssertionError(f"{case}: the engine hangs")
 
     host.run(run)

@@ -71,7 +71,9 @@ class Loop(wiring.Component):
     def __init__(self, levels):
         self.levels = levels
         counters = data.ArrayLayout(4, levels)
-        super().__init__({"limits": In(counters), "advance": In(1), "o_counts": Out(counters), "o_steps": Out(levels), "o_end": Out(1)})
+        super().__init__(
+            {"limits": In(counters), "advance": In(1), "o_counts": Out(counters), "o_steps": Out(levels), "o_end": Out(1)}
+        )
 
     def elaborate(self, platform):
         m = Module()

@@ -158,15 +158,26 @@ class Around:
             ctx.set(block.i_blocked, blocked)
             ctx.set(block.o_word.ready, self.cycle >= self.hold and self.rng.random() >= self.stall)
             ctx.set(block.o_transfer.ready, self.rng.random() >= self.stall)
-            _, _, drain, write, word, word_valid, word_ready, transfer, transfer_valid, transfer_ready, retire, state = (
-                await ctx.tick().sample(
-                    block.o_drain,
-                    block.o_write,
-                    *(block.o_word.payload, block.o_word.valid, block.o_word.ready),
-                    *(block.o_transfer.payload, block.o_transfer.valid, block.o_transfer.ready),
-                    block.o_retire,
-                    block.o_state,
-                )
+            (
+                _,
+                _,
+                drain,
+                write,
+                word,
+                word_valid,
+                word_ready,
+                transfer,
+                transfer_valid,
+                transfer_ready,
+                retire,
+                state,
+            ) = await ctx.tick().sample(
+                block.o_drain,
+                block.o_write,
+                *(block.o_word.payload, block.o_word.valid, block.o_word.ready),
+                *(block.o_transfer.payload, block.o_transfer.valid, block.o_transfer.ready),
+                block.o_retire,
+                block.o_state,
             )
             if write.mask:
                 assert not blocked, "a write while the port was taken"

@@ -252,3 +252,40 @@ def test_a_halt_finishes_the_burst_and_begins_no_other(bench, seed):
     bench.run(block, announce, halt, background=[slave.serve, deliver])
     changed = slave.bytes != before
     assert np.array_equal(slave.bytes[changed], expected[changed]), f"seed {seed}: a byte that was never sent"
+
+
+@pytest.mark.parametrize("first", ["address", "data"])
+def test_memory_may_take_either_channel_first(bench, first):
+    """AXI lets a memory wait for one channel before it takes the other, whichever it likes."""
+    beats = 5
+    block = WritePort(word_bytes=4, bus_bytes=4)
+    taken = []
+
+    async def announce(ctx):
+        await bench.send(ctx, block.i_transfer, [payload((0, 0, beats, 1, 1))], np.random.default_rng(0), 0)
+        words = [{"data": n, "strobe": 15, "row_last": int(n == beats - 1), "address": 4 * n} for n in range(beats)]
+        await bench.send(ctx, block.i_word, words, np.random.default_rng(0), 0)
+        await bench.until(ctx, block.o_idle)
+
+    async def memory(ctx):
+        if first == "address":
+            ctx.set(block.o_address.ready, 1)
+            await bench.until(ctx, block.o_address.valid)
+            ctx.set(block.o_address.ready, 0)
+        ctx.set(block.o_data.ready, 1)
+        while len(taken) < beats:
+            _, _, valid, data = await ctx.tick().sample(block.o_data.valid, block.o_data.payload.data)
+            if valid:
+                taken.append(data)
+        ctx.set(block.o_data.ready, 0)
+        if first == "data":
+            ctx.set(block.o_address.ready, 1)
+            await bench.until(ctx, block.o_address.valid)
+            ctx.set(block.o_address.ready, 0)
+        await bench.repeat(ctx, 2)
+        ctx.set(block.i_response.valid, 1)
+        await bench.until(ctx, block.i_response.ready)
+        ctx.set(block.i_response.valid, 0)
+
+    bench.run(block, announce, memory, limit=200)
+    assert taken == list(range(beats))

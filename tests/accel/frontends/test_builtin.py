@@ -91,7 +91,7 @@ def test_public_test_digits(lenet5: Network) -> None:
 
 
 def test_registry(lenet5: Network) -> None:
-    assert list(NETWORKS)[0] == "lenet5"
+    assert next(iter(NETWORKS)) == "lenet5"
     assert all("\n" not in builtin.description for builtin in NETWORKS.values())
     assert lenet5.name == "lenet5"
     assert sample_images("nothing") is None
