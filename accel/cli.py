@@ -124,7 +124,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
 )
 @click.option(
     "--images",
-    type=click.IntRange(min=1, max=MAX_IMAGES),
+    type=click.IntRange(min=1),
     metavar="N",
     help=f"Run the first N sample images.  [default: {DEFAULT_IMAGES}; {DEFAULT_IMAGES_PYSIM} on pysim, or without samples]",
 )
@@ -435,6 +435,8 @@ def _samples(network: Network, name: str, count: int | None, default: int) -> _I
 
     samples = sample_images(name) if name in NETWORKS else None
     if samples is None:
+        if count is not None and count > MAX_IMAGES:
+            raise CommandError(f"--images: must be at most {MAX_IMAGES:,} random images, not {count:,}")
         shape = count or DEFAULT_IMAGES_RANDOM, *network.input.shape
         inputs = np.random.default_rng(RANDOM_SEED).integers(-128, 128, shape, dtype=np.int8)
         note = (

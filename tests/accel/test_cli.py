@@ -81,7 +81,7 @@ def test_a_run_shows_digits_layers_and_verdict() -> None:
     assert result.exit_code == 0, result.output
     assert "█" in result.stdout
     assert result.stdout.count("labelled") == 2
-    for word in ("cycles", "MACs", "utilisation", "bytes moved", "emulator"):
+    for word in ("cycles", "MACs", "utilisation", "bytes", "emulator"):
         assert word in result.stdout, word
     assert "bit-exact: every output byte of 2 of 2 images equals the golden model" in result.stdout
     assert "NOT" not in result.stdout
@@ -230,7 +230,8 @@ def write_misspelt_toml(folder: Path) -> list[str]:
         (lambda folder: ["run", "lenet5", "--input", str(folder / "none.npy")], "none.npy"),
         (lambda _: ["run", "lenet5", "--memory-latency", "0"], "latency must be from 1"),
         (lambda _: ["run", "lenet5", "--memory-interval", "0"], "interval must be from 1"),
-        (lambda _: ["run", "lenet5", "--images", "1000000"], "sample images, not 1000000"),
+        (lambda _: ["run", "lenet5", "--images", "1001"], "sample images, not 1001"),
+        (lambda _: ["run", "resnet8", "--images", "3000000000000"], "must be at most 100,000 random images"),
         (lambda folder: ["run", "lenet5", "--backend", "emulator", "--vcd", str(folder / "x.vcd")], "--backend verilator or pysim"),
         (lambda folder: ["run", "lenet5", "--vcd", str(folder / "none" / "x.vcd")], "does not exist"),
         (lambda folder: ["verilog", "-o", str(folder / "none" / "x.v")], "does not exist"),

@@ -331,7 +331,7 @@ def test_execute(name: str, seed: int, operation: Operation) -> None:
     while not limited(config, values):
         values = random_execute(config, rng)
     if operation is not Operation.ARRAY:
-        values["row_offset"] = int(rng.integers(0, config.rows))
+        values["row_offset"] = config.columns * int(rng.integers(0, -(-config.rows // config.columns)))
     assembly = Assembly(config)
     assembly.execute(operation, **values)
     machine = Machine(config, seed=seed)
@@ -393,7 +393,7 @@ def test_store(name: str, seed: int, rounding: Rounding) -> None:
         "to_scratchpad": int(seed != 0),
         "to_memory": int(seed != 1),
         "period_log2": int(rng.integers(0, 6)),
-        "byte_offset": int(rng.integers(0, config.rows - groups * config.lanes + 1)),
+        "byte_offset": config.lanes * int(rng.integers(0, config.rows // config.lanes - groups + 1)),
         "minimum": low,
         "maximum": high,
         "zero_point": int(rng.integers(-128, 128)),
@@ -641,6 +641,7 @@ def test_bad_loads(values: dict[str, int], sentence: str) -> None:
         ({"weights": 2041}, "weight address 2048 lies beyond the last, 2047"),
         ({"accumulators": 1023, "n_py": 2}, "accumulator address 1024 lies beyond the last, 1023"),
         ({"operation": Operation.SUM, "row_offset": 8}, "row_offset must be below 8 rows, not 8"),
+        ({"operation": Operation.SUM, "row_offset": 4}, "row_offset must be a multiple of 8 columns, not 4"),
     ],
 )
 def test_bad_executes(values: dict[str, int], sentence: str) -> None:
@@ -657,7 +658,8 @@ def test_bad_executes(values: dict[str, int], sentence: str) -> None:
         ({"pool": 0}, "pool must be at least 1, not 0"),
         ({"groups": 0}, "groups must be at least 1, not 0"),
         ({"first_group": 1, "groups": 2}, "columns 4 to 11 go beyond the last, 7"),
-        ({"byte_offset": 5}, "4 channels from byte 5 on do not fit a word of 8"),
+        ({"byte_offset": 8}, "4 channels from byte 8 on do not fit a word of 8"),
+        ({"byte_offset": 3}, "byte_offset must be a multiple of 4 lanes, not 3"),
         ({"accumulators": 1020, "pool": 5}, "accumulator address 1024 lies beyond the last, 1023"),
         ({"parameters": 127, "groups": 2}, "parameter address 128 lies beyond the last, 127"),
         ({"rounding": 3}, "3 is no rounding mode"),

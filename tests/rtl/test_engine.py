@@ -208,8 +208,10 @@ CASES = {
     "LOAD to nowhere": (changed(2, target=6), Error.BAD_OPCODE, 2),
     "EXECUTE of nothing": (changed(4, n_wx=0), Error.BAD_OPCODE, 4),
     "STORE of nothing": (changed(5, pool=0), Error.BAD_OPCODE, 5),
+    "LOAD from odd addresses": (changed(3, memory_address=PARAMETERS + 1), Error.BAD_OPCODE, 3),
     "LOAD from nowhere": (changed(2, memory_address=BEYOND), Error.READ_FAULT, 2),
     "LOAD over the end": (changed(1, memory_address=SIZE - 4), Error.READ_FAULT, 1),
+    "STORE to odd addresses": (changed(5, memory_stride_y=1, n_y=3), Error.BAD_OPCODE, 5),
     "STORE to nowhere": (changed(5, memory_address=BEYOND), Error.WRITE_FAULT, 5),
     "STORE over the end": (changed(5, memory_address=SIZE - 4), Error.WRITE_FAULT, 5),
 }
@@ -242,7 +244,8 @@ def test_a_program_beyond_memory_is_a_read_fault(bench, size):
     async def run(ctx):
         image = image_of(good(), np.random.default_rng(2))[:size].copy()
         # (LOADs before it may have failed too; so let them read the program itself)
-        program = [BEGIN, *(Instruction(Opcode.LOAD, LOAD | {"memory_address": 2 * n, "target": Target.TABLE}) for n in range(6))]
+        load = Instruction(Opcode.LOAD, LOAD | {"element_log2": 0, "target": Target.TABLE})
+        program = [BEGIN, *[load] * 6]
         code = b"".join(item.encode() for item in program)
         image[:] = np.frombuffer(code[:size], np.uint8)
         await host.fail(ctx, image, TIMINGS[0], Error.READ_FAULT, size // INSTRUCTION_BYTES, f"{size} bytes")
@@ -296,29 +299,21 @@ def test_the_first_error_stays(bench):
     host.run(run)
 
 
-#: What the instruction set leaves undefined: whatever it does, it must end.
-MISALIGNED = {
-    "STORE to an odd address": changed(5, memory_address=OUTPUT + 1),
-    "STORE with an odd stride": changed(5, memory_stride_y=1, n_y=3),
-    "LOAD from odd addresses": changed(3, memory_address=PARAMETERS + 1, n_y=3),
-    "LOAD with an odd stride": changed(1, memory_stride_y=1, n_y=6),
-    "LOAD of elements of 128 bytes": changed(1, element_log2=7),
-}
-
-
-@pytest.mark.xfail(strict=True, reason="the ports disagree with their units about the beats of a row that is not aligned")
-@pytest.mark.parametrize("case", MISALIGNED)
-def test_a_malformed_program_ends(bench, case):
+@pytest.mark.parametrize("when", [3, 90, 250, 330])
+def test_abort(bench, when):
+    """CONTROL = 2 stops a running program, wherever it is; what is under way on the bus ends first."""
     host = Host(bench)
 
     async def run(ctx):
-        host.attach(image_of(MISALIGNED[case], np.random.default_rng(1)), TIMINGS[0])
+        host.attach(image_of(good(), np.random.default_rng(7)), TIMINGS[2])
         await host.start(ctx)
-        for _ in range(1500):
-            _, _, ended = await ctx.tick().sample(host.engine.interrupt)
-            if ended:
-                host.memory.check_idle()
-                return
-        raise AssertionError(f"{case}: the engine hangs")
+        await bench.repeat(ctx, when)
+        assert await host.read(ctx, CSR.STATUS) == BUSY
+        await host.write(ctx, CSR.CONTROL, CLEAR)
+        await host.finish(ctx)
+        status = await host.read(ctx, CSR.STATUS)
+        assert (status & 7, Error(status >> 8)) == (FAILED, Error.ABORTED), f"after {when} cycles"
+        await host.write(ctx, CSR.CONTROL, CLEAR)
+        await host.succeed(ctx, 8, TIMINGS[0])
 
     host.run(run)

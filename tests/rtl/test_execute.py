@@ -18,7 +18,7 @@ CONFIGS = {
     "6x2": replace(PRESETS["small"], rows=6, columns=2, lanes=2),
     "3x6": replace(PRESETS["small"], rows=3, columns=6, lanes=3, parameter_channels=96),
 }
-NO_ORDER = dict.fromkeys(QUEUES, {"active": 0, "target": 0})
+NO_ORDER = {queue: {"active": 0, "target": 0} for queue in QUEUES}
 TAPS = ("n_block", "n_ky", "n_kx")
 PIXELS = ("n_py", "n_px", "n_wy", "n_wx")
 ONCE = {name: 1 for name in TAPS + PIXELS}

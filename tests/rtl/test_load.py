@@ -22,7 +22,7 @@ CONFIGS = {
     "least": replace(PRESETS["tiny"], lanes=2, parameter_channels=64),
 }
 SIZE = 1 << 13
-NO_ORDER = dict.fromkeys(QUEUES, {"active": 0, "target": 0})
+NO_ORDER = {queue: {"active": 0, "target": 0} for queue in QUEUES}
 ONCE = {"n_x": 1, "n_y": 1, "n_z": 1, "period_log2": 7}
 
 

@@ -21,7 +21,7 @@ CONFIGS = {
     "wide": replace(PRESETS["small"], columns=8, lanes=4, parameter_channels=128, tables=False),
     "tall": replace(PRESETS["small"], rows=6, columns=2, lanes=2, tables=False, elementwise=False),
 }
-NO_ORDER = dict.fromkeys(QUEUES, {"active": 0, "target": 0})
+NO_ORDER = {queue: {"active": 0, "target": 0} for queue in QUEUES}
 ONCE = {"minimum": -128, "maximum": 127, "pool": 1, "groups": 1, "n_x": 1, "n_y": 1, "period_log2": 7, "to_scratchpad": 1}
 WORDS = 256
 

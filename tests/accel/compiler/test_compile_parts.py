@@ -76,7 +76,10 @@ def test_whatever_conflicts_is_waited_for(seed: int) -> None:
         assert written <= history.acknowledged, f"seed {seed}: a fence is missing"
         for other in range(3):
             distance = len(history.units[other]) - latest[other]
-            assert values[WAITS[other]] == UNORDERED or values[WAITS[other]] >= distance, f"seed {seed}: a wait for nothing"
+            # the furthest that a wait can reach is one short of no wait at all
+            least = min(distance, UNORDERED - 1)
+            assert values[WAITS[other]] == UNORDERED or values[WAITS[other]] >= least, f"seed {seed}: a wait for nothing"
+            assert other == unit or not latest[other] or values[WAITS[other]] <= distance, f"seed {seed}: a wait is missing"
         history.units[unit].append((reads + from_memory, writes + to_memory, ended))
 
 
@@ -90,8 +93,10 @@ def test_hazards_count_what_lies_between() -> None:
     for _ in range(29):
         tracker.order(Opcode.LOAD, [], other)
     assert tracker.order(Opcode.EXECUTE, word, [])["after_load"] == 30
-    tracker.order(Opcode.LOAD, [], other)
-    assert tracker.order(Opcode.EXECUTE, word, [])["after_load"] == UNORDERED
+    for _ in range(100):
+        tracker.order(Opcode.LOAD, [], other)
+        # further back than the field can say: as strict as it can be, never no wait at all
+        assert tracker.order(Opcode.EXECUTE, word, [])["after_load"] == UNORDERED - 1
 
 
 @pytest.mark.parametrize("seed", range(5))
