@@ -98,7 +98,7 @@ def test_random_programs(bench, bus_bytes, stall):
     config = replace(CONFIG, bus_bytes=bus_bytes)
     rng = np.random.default_rng([seed, bus_bytes])
     program = [Instruction(Opcode.BEGIN, dict(BEGIN.values) | {"digest": config.digest})]
-    for _ in range(70):
+    for _ in range(45):
         opcode = list(QUEUE_OF)[int(rng.choice(3, p=(0.3, 0.5, 0.2)))]
         orders = {f"after_{name}": int(rng.choice([0, 1, 2, 5, 9, 30, UNORDERED])) for name in QUEUES}
         program.append(once(opcode, **orders))

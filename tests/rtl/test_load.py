@@ -198,7 +198,7 @@ def test_random_loads(bench, name, stall):
     seed = 1
     config = CONFIGS[name]
     rng = np.random.default_rng([seed, list(CONFIGS).index(name)])
-    loads = [random_load(config, rng) for _ in range(16)]
+    loads = [random_load(config, rng) for _ in range(9)]
     around = Around(config, seed=seed, stall=stall, latency=5)
     around.run(bench, loads, stall=stall / 2)
     expected = [write for load in loads for write in ref_writes(config, load, around.memory)]

@@ -225,7 +225,7 @@ def test_random_stores(bench, name, stall):
     seed = 1
     rng = np.random.default_rng([seed, list(CONFIGS).index(name)])
     world = World(CONFIGS[name], rng)
-    stores = [world.random_store() for _ in range(12)]
+    stores = [world.random_store() for _ in range(7)]
     around = Around(world, seed=seed, stall=stall)
 
     async def run(ctx):
