@@ -46,11 +46,11 @@ _PREFETCH = 16  # dispatch.PREFETCH
 _READS = 16  # read_port.OUTSTANDING
 _IN_FLIGHT = 4  # load.IN_FLIGHT
 _SHARE = 8  # load.SHARE
-_HANDED = 2  # execute: instructions handed from weight loader to pixel streamer
+_HANDED = 2  # execute.HANDED
 _REVISIT = 4  # accumulators.REVISIT
 _RESULTS = 32  # store.RESULTS
-_TRANSFERS = 4  # write_port: transfers
-_BEATS = 16  # write_port: beats
+_TRANSFERS = 4  # write_port.TRANSFERS
+_BEATS = 16  # write_port.BEATS
 _WRITES = 8  # write_port.OUTSTANDING
 
 #: Turns of the processes in one cycle: fetch goes before load on the read port.

@@ -14,6 +14,9 @@ from rtl.scratchpad import pixel_layout, tap_layout
 
 __all__ = ["ExecuteUnit"]
 
+#: Instructions that the weight loader may have handed to the pixel streamer.
+HANDED = 2
+
 
 class ExecuteUnit(wiring.Component):
     """Run EXECUTE instructions in order, pass after pass.
@@ -72,7 +75,7 @@ class ExecuteUnit(wiring.Component):
         # ---- weight loader ----
         entry = self.i_entry.payload
         loading = data.View(layout, entry.word)
-        m.submodules.handed = handed = fifo.SyncFIFO(width=entry_shape.size, depth=2)
+        m.submodules.handed = handed = fifo.SyncFIFO(width=entry_shape.size, depth=HANDED)
         active = Signal()
         filling = Signal(range(rows))
         shadow_busy = Signal()

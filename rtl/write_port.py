@@ -14,6 +14,10 @@ __all__ = ["BURST_BEATS", "WritePort", "address_layout", "response_layout", "wri
 #: Longest burst; bursts never cross a multiple of it, so (with at most 64 bytes a beat) never a multiple of 4096 bytes.
 BURST_BEATS = 64
 
+#: Transfers announced ahead, and beats gathered ahead of the bus.
+TRANSFERS = 4
+BEATS = 16
+
 #: Write bursts that may wait for their response.
 OUTSTANDING = 8
 
@@ -73,14 +77,14 @@ class WritePort(wiring.Component):
         beat_bits = (bus - 1).bit_length()
         word_bits = (self.word_bytes - 1).bit_length()
 
-        m.submodules.transfers = transfers = fifo.SyncFIFO(width=transfer_layout().size, depth=4)
+        m.submodules.transfers = transfers = fifo.SyncFIFO(width=transfer_layout().size, depth=TRANSFERS)
         m.d.comb += [
             transfers.w_data.eq(self.i_transfer.payload),
             transfers.w_en.eq(self.i_transfer.valid),
             self.i_transfer.ready.eq(transfers.w_rdy),
         ]
         beat_layout = data.StructLayout({"data": 8 * bus, "strobe": bus})
-        m.submodules.beats = beats = fifo.SyncFIFO(width=beat_layout.size, depth=16)
+        m.submodules.beats = beats = fifo.SyncFIFO(width=beat_layout.size, depth=BEATS)
         self._pack(m, beats, beat_layout)
 
         transfer = data.View(transfer_layout(), transfers.r_data)

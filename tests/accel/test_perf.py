@@ -12,7 +12,7 @@ from accel.frontends import load_network
 from accel.isa import INSTRUCTION_BYTES
 from accel.program import MemoryTiming
 from accel.testing import random_image
-from rtl import accumulators, dispatch, load, read_port, store, write_port
+from rtl import accumulators, dispatch, execute, load, read_port, store, write_port
 from rtl.requantise import Requantiser
 from sim.backends import get_backend
 from sim.harness import SimulationError
@@ -27,6 +27,9 @@ MIRRORED = {
     "_SHARE": load.SHARE,
     "_REVISIT": accumulators.REVISIT,
     "_RESULTS": store.RESULTS,
+    "_TRANSFERS": write_port.TRANSFERS,
+    "_BEATS": write_port.BEATS,
+    "_HANDED": execute.HANDED,
 }
 
 

@@ -198,6 +198,7 @@ BEYOND = SIZE + 0x1000
 #: (Every single refusal is a test of the dispatcher.)
 CASES = {
     "another configuration": ([begin(digest=CONFIG.digest ^ 1 << 63), *good()[1:]], Error.BAD_DIGEST, 0),
+    "another version": ([begin(isa_version=isa.ISA_VERSION + 1), *good()[1:]], Error.BAD_VERSION, 0),
     "no BEGIN": (good()[1:], Error.BAD_OPCODE, 0),
     "cleared memory": ([bytes(2048)], Error.BAD_OPCODE, 0),
     "no END": ([*good()[:-1], bytes(32)], Error.BAD_OPCODE, 6),
