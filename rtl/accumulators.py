@@ -100,18 +100,22 @@ class Accumulators(wiring.Component):
             stage = line[2 + shift * self.columns]
             arrivals.append((stage, (stage.operation != Operation.ARRAY) & (stage.shift == shift)))
 
+        # Column c reads, adds and writes one, two and three cycles after its control came; its neighbour does so a cycle later. So
+        # one chain serves all columns.
         control = Signal(layout, name="control_0")
         m.d.sync += control.valid.eq(0)
         for stage, arrived in arrivals:
             with m.If(stage.valid & arrived):
                 m.d.sync += control.eq(stage)
+        chain = [control]
+        for n in range(1, self.columns + 3):
+            following = Signal(layout, name=f"control_{n}")
+            m.d.sync += following.eq(chain[-1])
+            chain.append(following)
 
         drained = [[Signal(32, name=f"drained_{h}_{c}", reset_less=True) for c in range(self.columns)] for h in range(2)]
         for c in range(self.columns):
-            read_stage = Signal(layout, name=f"read_{c}")
-            add_stage = Signal(layout, name=f"add_{c}")
-            write_stage = Signal(layout, name=f"write_{c}")
-            m.d.sync += [read_stage.eq(control), add_stage.eq(read_stage), write_stage.eq(add_stage)]
+            control, read_stage, add_stage, write_stage = chain[c : c + 4]
 
             byte = Signal(signed(8), name=f"byte_{c}")
             m.d.comb += byte.eq(self.i_bytes[c] if c < self.rows else 0)
@@ -158,12 +162,7 @@ class Accumulators(wiring.Component):
                 # sums wrap at 32 bits: that is the arithmetic contract
                 m.d.sync += total.eq((value + old)[:32].as_signed())
 
-            if c == self.columns - 1:
-                m.d.sync += self.o_done.eq(write_stage.valid & write_stage.last)
-            else:
-                following = Signal(layout, name=f"control_{c + 1}")
-                m.d.sync += following.eq(control)
-                control = following
+        m.d.sync += self.o_done.eq(chain[-1].valid & chain[-1].last)
 
         wanted = [Signal.like(self.i_drain, name=f"wanted_{n}") for n in range(2)]
         m.d.sync += [wanted[0].eq(self.i_drain), wanted[1].eq(wanted[0])]

@@ -74,6 +74,7 @@ class Scratchpad(wiring.Component):
         first_in: Value = self.i_pixel.first
         start_in: Value = self.i_tap.start
         tap_in: Value = self.i_tap.address
+        firsts: list[Signal] = []
         for r in range(self.rows):
             # Each row controls its own shadow tap, so that nothing is broadcast: it takes rows - r taps, the first r cycles after
             # row 0.
@@ -114,14 +115,19 @@ class Scratchpad(wiring.Component):
             # a register behind the memory: block RAM outputs are slow
             m.d.sync += byte.eq(read.data)
 
-            m.d.comb += [
-                self.o_swap[r].eq(_delayed(m, first, 3, f"swap_{r}")),
-                self.o_shift[r].eq(_delayed(m, take, 4, f"shift_{r}")),
-            ]
+            m.d.comb += self.o_shift[r].eq(_delayed(m, take, 4, f"shift_{r}"))
+            firsts.append(first)
 
             start = Signal(name=f"start_{r}")
             m.d.sync += start.eq(start_in)
             offset_in, first_in, start_in, tap_in = offset, first, start, shadow
+
+        # a row's byte comes three cycles after its offset, when the row three below has its own
+        for n in range(3):
+            first = Signal(name=f"first_{self.rows + n}")
+            m.d.sync += first.eq(firsts[-1])
+            firsts.append(first)
+        m.d.comb += [self.o_swap[r].eq(firsts[r + 3]) for r in range(self.rows)]
         return m
 
 
