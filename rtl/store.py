@@ -283,13 +283,14 @@ class StoreUnit(wiring.Component):
 
         # ---- write ----
         head = data.View(result, results.r_data)
-        word = Signal(word_layout(config.word_bytes))
-        word_next = Signal(word_layout(config.word_bytes))
-        hand_over = Signal()
+        # the word being gathered for memory, or waiting there to be taken
+        word_data = Signal(8 * config.word_bytes, reset_less=True)
+        word_strobe = Signal(config.word_bytes)
+        word_row_last = Signal(reset_less=True)
+        word_address = Signal(6, reset_less=True)
         word_valid = Signal()
         fire = Signal()
         m.d.comb += [
-            hand_over.eq(head.place.to_memory & head.place.word_last),
             fire.eq(
                 results.r_rdy
                 & ~(head.place.to_scratchpad & self.i_blocked)
@@ -298,35 +299,30 @@ class StoreUnit(wiring.Component):
             ),
             results.r_en.eq(fire),
             self.o_word.valid.eq(word_valid),
-            self.o_word.payload.eq(word),
+            self.o_word.payload.data.eq(word_data),
+            self.o_word.payload.strobe.eq(word_strobe),
+            self.o_word.payload.row_last.eq(word_row_last),
+            self.o_word.payload.address.eq(word_address),
         ]
         # Results that the pool swallows give their credit back when they leave the pipeline.
         swallowed = Signal()
         m.d.sync += swallowed.eq(final.valid & ~final.pool_last)
         m.d.sync += credits.eq(credits - issue + swallowed + fire)
 
-        # a waiting word has left, or nothing was waiting: start an empty one
-        kept = Signal(word_layout(config.word_bytes))
-        m.d.comb += kept.eq(word)
-        with m.If(word_valid):
-            m.d.comb += [kept.strobe.eq(0)]
-        m.d.comb += word_next.eq(kept)
-        for byte in range(config.rows):
-            with m.If(head.place.group == byte // lanes):
-                m.d.comb += [
-                    word_next.data.word_select(byte, 8).eq(head.bytes[byte % lanes]),
-                    word_next.strobe[byte].eq(1),
-                ]
-        m.d.comb += [
-            word_next.row_last.eq(head.place.row_last),
-            word_next.address.eq(head.place.memory_low),
-        ]
+        with m.If(word_valid & self.o_word.ready):
+            m.d.sync += [word_valid.eq(0), word_strobe.eq(0)]
         with m.If(fire & head.place.to_memory):
-            m.d.sync += [word.eq(word_next), word_valid.eq(hand_over)]
-        with m.Elif(self.o_word.ready):
-            m.d.sync += word_valid.eq(0)
-            with m.If(word_valid):
-                m.d.sync += word.strobe.eq(0)
+            m.d.sync += [
+                word_valid.eq(head.place.word_last),
+                word_row_last.eq(head.place.row_last),
+                word_address.eq(head.place.memory_low),
+            ]
+            for n in range(word_groups):
+                with m.If(head.place.group == n):
+                    m.d.sync += [
+                        word_data.word_select(n, 8 * lanes).eq(head.bytes.as_value()),
+                        word_strobe.word_select(n, lanes).eq(~0),
+                    ]
 
         m.d.comb += self.o_write.address.eq(head.place.address)
         for bank in range(config.rows):
@@ -369,21 +365,27 @@ class StoreUnit(wiring.Component):
 
     def _parameters(self, m: Module, address: Value) -> list[data.View]:
         """Read each lane's parameter, two cycles after its address."""
+        # two memories, because the multiplier is left out of an engine that only shifts
+        parts = [("bias", "first_shift", "second_shift"), *([("multiplier",)] if self.config.multiplier else [])]
         found = []
         for lane in range(self.config.lanes):
-            bank = memory.Memory(shape=parameter_layout, depth=self.config.parameter_groups, init=[])
-            m.submodules[f"parameters_{lane}"] = bank
-            read = bank.read_port()
-            write = bank.write_port()
-            entry = Signal(parameter_layout, name=f"parameter_{lane}", reset_less=True)
-            m.d.comb += [
-                read.en.eq(1),
-                read.addr.eq(address[: len(read.addr)]),
-                write.en.eq(self.i_table.parameter[lane]),
-                write.addr.eq(self.i_table.address[: len(write.addr)]),
-                write.data.eq(self.i_table.entry),
-            ]
-            m.d.sync += entry.eq(read.data)
+            entry = Signal(parameter_layout, name=f"parameter_{lane}")
+            for part in parts:
+                shape = data.StructLayout({name: parameter_layout[name].shape for name in part})
+                bank = memory.Memory(shape=shape, depth=self.config.parameter_groups, init=[])
+                m.submodules[f"parameters_{part[0]}_{lane}"] = bank
+                read = bank.read_port()
+                write = bank.write_port()
+                value = Signal(shape, name=f"{part[0]}_{lane}", reset_less=True)
+                m.d.sync += value.eq(read.data)
+                m.d.comb += [
+                    read.en.eq(1),
+                    read.addr.eq(address[: len(read.addr)]),
+                    write.en.eq(self.i_table.parameter[lane]),
+                    write.addr.eq(self.i_table.address[: len(write.addr)]),
+                ]
+                for name in part:
+                    m.d.comb += [write.data[name].eq(self.i_table.entry[name]), entry[name].eq(value[name])]
             found.append(entry)
         return found
 
