@@ -12,9 +12,10 @@ from rtl.layouts import ORDER_BITS, completed_layout, entry_layout, fields_layou
 from rtl.read_port import read_beat_layout
 from rtl.scratchpad import scratchpad_write_layout
 from rtl.store import table_write_layout
+from rtl.weights import weight_write_layout
 from rtl.write_port import BURST_BEATS, address_layout
 
-__all__ = ["LoadUnit", "weight_write_layout"]
+__all__ = ["LoadUnit"]
 
 #: LOADs whose addresses have been sent and whose data are still to come.
 IN_FLIGHT = 4
@@ -22,11 +23,6 @@ IN_FLIGHT = 4
 #: One cycle in so many is left to the output stage on the scratchpad's write port. A fixed share rather than an arbiter: nothing
 #: that the output stage does can then reach the read channel, so what memory does stays independent of it.
 SHARE = 8
-
-
-def weight_write_layout(columns: int) -> data.StructLayout:
-    """Return a write to the weight memory."""
-    return data.StructLayout({"enable": 1, "address": 16, "data": data.ArrayLayout(8, columns)})
 
 
 class LoadUnit(wiring.Component):

@@ -6,7 +6,12 @@ from amaranth import *
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["WeightMemory"]
+__all__ = ["WeightMemory", "weight_write_layout"]
+
+
+def weight_write_layout(columns: int) -> data.StructLayout:
+    """Return a write to the weight memory."""
+    return data.StructLayout({"enable": 1, "address": 16, "data": data.ArrayLayout(8, columns)})
 
 
 class WeightMemory(wiring.Component):
@@ -27,7 +32,7 @@ class WeightMemory(wiring.Component):
     -------
     i_address
         Word to read.
-    write
+    i_write
         ``enable``, ``address`` and a byte for each bank.
     o_bytes
         For each column.
@@ -39,7 +44,7 @@ class WeightMemory(wiring.Component):
         super().__init__(
             {
                 "i_address": In(16),
-                "i_write": In(data.StructLayout({"enable": 1, "address": 16, "data": data.ArrayLayout(8, columns)})),
+                "i_write": In(weight_write_layout(columns)),
                 "o_bytes": Out(data.ArrayLayout(signed(8), columns)),
             }
         )
