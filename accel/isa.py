@@ -58,6 +58,9 @@ y*scratchpad_stride_y + x`` (with ``period_log2`` = p, byte k is written to all 
 x*word_bytes``. ``byte_offset`` is a multiple of ``lanes``, ``byte_offset + groups*lanes`` at most ``rows``; address and stride in
 memory are multiples of ``word_bytes``.
 
+A LOAD of ACTIVATIONS, or a FILL, leaves every ``2**share_log2``-th cycle of the scratchpad's write port to STOREs (none with
+``share_log2`` 0).
+
 A LOAD with ``fence`` also waits until memory has acknowledged every write of earlier STOREs. A STORE is finished when its bytes are
 in the scratchpad or handed to the write port, an EXECUTE when its sums are in the accumulators, a LOAD when its data are on chip.
 """
@@ -77,6 +80,7 @@ __all__ = [
     "INSTRUCTION_BYTES",
     "ISA_VERSION",
     "MAGIC",
+    "MAX_SHARE_LOG2",
     "PARAMETER",
     "PARAMETER_BYTES",
     "PERIOD_THREE",
@@ -102,6 +106,8 @@ INSTRUCTION_BYTES = 32
 UNORDERED = 31
 #: ``period_log2`` of a LOAD whose words repeat three bytes.
 PERIOD_THREE = 6
+#: Largest ``share_log2`` of a LOAD.
+MAX_SHARE_LOG2 = 3
 #: Kernel columns and lines that one pass of a WINDOW covers at most.
 WINDOW_TAPS = 3
 WINDOW_LINES = 3
@@ -241,6 +247,7 @@ ENTRIES: Mapping[Opcode, tuple[Field, ...]] = MappingProxyType(
             ("n_x", 16),
             ("n_y", 12),
             ("n_z", 12),
+            ("share_log2", 2),
         ),
         Opcode.EXECUTE: _pack(
             *_ORDER,

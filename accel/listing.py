@@ -86,6 +86,8 @@ def _load(instruction: Instruction) -> list[str]:
         parts.append(f"local strides {', '.join(f'{axis} {local[axis]}' for axis in loops)}")
     if target == Target.ACTIVATIONS.name:
         parts.append(f"period {3 if instruction['period_log2'] == PERIOD_THREE else 1 << instruction['period_log2']}")
+    if instruction["share_log2"]:
+        parts.append(f"one cycle in {1 << instruction['share_log2']} left to stores")
     if instruction["fence"]:
         parts.append("fence")
     return parts

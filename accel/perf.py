@@ -45,7 +45,6 @@ _FETCH_BYTES = 128  # dispatch.FETCH_BYTES
 _PREFETCH = 16  # dispatch.PREFETCH
 _READS = 16  # read_port.OUTSTANDING
 _IN_FLIGHT = 4  # load.IN_FLIGHT
-_SHARE = 8  # load.SHARE
 _HANDED = 2  # execute.HANDED
 _REVISIT = 4  # accumulators.REVISIT
 _RESULTS = 32  # store.RESULTS
@@ -292,7 +291,7 @@ class _Replay:
             if load["target"] == Target.FILL:
                 unit.popped.append(begin)
                 free = begin + 1
-                last = self.channel.fill(begin, load["n_x"] * load["n_y"] * load["n_z"])
+                last = self.channel.fill(begin, load["n_x"] * load["n_y"] * load["n_z"], load["share_log2"])
             else:
                 self.channel.begin(begin, load)
                 time = begin + 2
@@ -332,6 +331,7 @@ class _Replay:
         pass_cycles = 0  # least distance from that to the next
         last_pixel = -(1 << 30)
         last_path: tuple[bool, int] | None = None
+        last_sums = 0  # word of the last pixel
         ends: list[int] = []
         for index in range(1 << 62):
             while len(unit.entries) <= index:
@@ -362,7 +362,7 @@ class _Replay:
                 first = max(first, ends[index - 1] + 1)
                 if path != last_path:
                     first = max(first, last_pixel + settle + 1)
-                if execute["accumulate"]:
+                if execute["accumulate"] and 0 <= last_sums - execute["accumulators"] < _REVISIT - 1:
                     first = max(first, last_pixel + _REVISIT)
             period = max(pixels + (_REVISIT - 1 if execute["reduce"] else 0), rows, _REVISIT)
             last_pass = first + (passes - 1) * period
@@ -375,6 +375,7 @@ class _Replay:
             pass_cycles = max(pixels, _REVISIT)
             last_pixel = last_pass + pixels - 1
             last_path = path
+            last_sums = execute["accumulators"] + _last_word(execute)
             ends.append(last_pixel)
             if array:
                 pulse = last_pixel + rows + columns + 8
@@ -483,7 +484,7 @@ class _Replay:
         """Return the first cycle in which the next result may be written, the load unit apart."""
         result = self.results[0]
         fire = max(result.earliest, self.last_fire + 1)
-        return max(fire, self.port.word_free()) if result.store["to_memory"] else fire
+        return max(fire, self.port.word_free())
 
     def _write(self) -> _Process:
         """Write results: one a cycle, when the ports are free."""
@@ -492,7 +493,7 @@ class _Replay:
                 yield None
             result = self.results[0]
             fire = self._write_from()
-            if result.store["to_scratchpad"]:
+            if result.store["to_scratchpad"] and result.x is not None:
                 # the load unit's writes go first; all that it makes by the cycle before must be known
                 while True:
                     if self.quiet_until() < fire - 1:
@@ -511,6 +512,19 @@ class _Replay:
                 self.finish(2, result.position, fire + 1)
             elif self._due[_STORE] is None:
                 self.wake(_STORE, self.now)
+
+
+def _last_word(execute: Instruction) -> int:
+    """Return how many words an EXECUTE's address has moved on by its last pixel."""
+    pixels = execute["n_py"] * execute["n_px"]
+    if execute["operation"] == Operation.WINDOW:
+        rows, columns = ((execute[f"n_p{axis}"] - execute[f"n_k{axis}"], execute[f"stride_k{axis}"]) for axis in "yx")
+        results = (rows[0] // rows[1] + 1) * (columns[0] // columns[1] + 1)
+        # the last pixel itself has a result, or not
+        return results - (rows[0] % rows[1] == 0 and columns[0] % columns[1] == 0)
+    if not execute["reduce"]:
+        pixels *= execute["n_wy"] * execute["n_wx"]
+    return pixels - 1
 
 
 class _Result(NamedTuple):
@@ -539,6 +553,7 @@ class _ReadChannel:
         self._active = 0  # from when the LOAD being received is at the head
         self._ends: list[int] = []  # for each LOAD, the cycle of its last element
         self._load: Instruction | None = None
+        self._share = 0  # of the cycles, one in 2**share is left to the output stage
         self._row_left = 0
         self._at = 0
         self._row = 0
@@ -547,6 +562,7 @@ class _ReadChannel:
         # stretches of cycles in which elements for the scratchpad are made (but for the output stage's share)
         self._busy_from: list[int] = []
         self._busy_until: list[int] = []
+        self._busy_share: list[int] = []
 
     def room_from(self) -> int:
         """Return the cycle from which another burst may be sent."""
@@ -590,9 +606,10 @@ class _ReadChannel:
     def _announce(self, begin: int) -> None:
         self._active = max(begin + 1, self._ends[-1] + 1 if self._ends else 0)
 
-    def fill(self, begin: int, count: int) -> int:
+    def fill(self, begin: int, count: int, share: int) -> int:
         """Receive a FILL; return the cycle of its last element."""
         self._announce(begin)
+        self._share = share
         self._ends.append(self._emit(self._active, count))
         return self._ends[-1]
 
@@ -600,6 +617,7 @@ class _ReadChannel:
         """Announce a LOAD; its bursts follow."""
         self._announce(begin)
         self._load = load
+        self._share = load["share_log2"]
         self._row = 0
         self._row_left = 0
         self._part = 0
@@ -667,12 +685,13 @@ class _ReadChannel:
         elif parts == 1 and self.interval == 1:
             # Elements are numbered by the cycles in which they may be made. Each is made when its beat is there and the one before
             # is made.
-            made = max(_slot(ready + 1), _slot(self._released) + 1)
+            share = self._share
+            made = max(_slot(ready + 1, share), _slot(self._released, share) + 1)
             last_made = made + beats - 1
-            if _slot(last_ready + 1) > last_made or _slot(ready + 1) > _slot(self._released) + 1:
+            if _slot(last_ready + 1, share) > last_made or _slot(ready + 1, share) > _slot(self._released, share) + 1:
                 return 0
-            self._delivered = max(last_ready, _slot_cycle(last_made - 1))
-            self._released = self._emit(_slot_cycle(made), beats)
+            self._delivered = max(last_ready, _slot_cycle(last_made - 1, share))
+            self._released = self._emit(_slot_cycle(made, share), beats)
         else:
             return 0
         self._part += beats
@@ -683,21 +702,21 @@ class _ReadChannel:
 
     def _emit(self, start: int, count: int) -> int:
         """Make ``count`` elements for the scratchpad from cycle ``start`` on; return the cycle of the last."""
-        start += start % _SHARE == _SHARE - 1
-        last = _slot_cycle(_slot(start) + count - 1)
-        if self._busy_until and self._busy_until[-1] + 1 >= start - (start % _SHARE == 0):
+        share = self._share
+        start += _left_alone(start, share)
+        last = _slot_cycle(_slot(start, share) + count - 1, share)
+        if self._busy_until and self._busy_share[-1] == share and self._busy_until[-1] + 1 >= start - _left_alone(start - 1, share):
             self._busy_until[-1] = last
         else:
             self._busy_from.append(start)
             self._busy_until.append(last)
+            self._busy_share.append(share)
         return last
 
     def writes_in(self, cycle: int) -> bool:
         """Return whether an element for the scratchpad is made in a cycle (it is written in the next)."""
-        if cycle % _SHARE == _SHARE - 1:
-            return False
         place = bisect_left(self._busy_from, cycle + 1) - 1
-        return place >= 0 and cycle <= self._busy_until[place]
+        return place >= 0 and cycle <= self._busy_until[place] and not _left_alone(cycle, self._busy_share[place])
 
     def writes_between(self, first: int, last: int) -> bool:
         """Return whether an element for the scratchpad may be made from cycle ``first`` to ``last``."""
@@ -705,14 +724,26 @@ class _ReadChannel:
         return place >= 0 and first <= self._busy_until[place]
 
 
-def _slot(cycle: int) -> int:
+def _left_alone(cycle: int, share: int) -> bool:
+    """Return whether a cycle is the output stage's: one in ``2**share``, none if ``share`` is 0."""
+    return share > 0 and (cycle + 1) % (1 << share) == 0
+
+
+def _slot(cycle: int, share: int) -> int:
     """Return the number of the first cycle from ``cycle`` on in which an element may be made for the scratchpad."""
-    return cycle // _SHARE * (_SHARE - 1) + min(cycle % _SHARE, _SHARE - 1)
+    if not share:
+        return cycle
+    rounds, rest = divmod(cycle, 1 << share)
+    last = (1 << share) - 1
+    return rounds * last + min(rest, last)
 
 
-def _slot_cycle(number: int) -> int:
+def _slot_cycle(number: int, share: int) -> int:
     """Return the cycle of a number."""
-    return number // (_SHARE - 1) * _SHARE + number % (_SHARE - 1)
+    if not share:
+        return number
+    rounds, rest = divmod(number, (1 << share) - 1)
+    return (rounds << share) + rest
 
 
 class _WritePort:

@@ -165,14 +165,18 @@ class ExecuteUnit(wiring.Component):
 
         ordered = Signal()
         quiet = Signal()
+        last_sums = Signal(16)
         revisits = Signal()
+        revisits_last = Signal()
         may_begin = Signal()
         m.d.comb += [
             ordered.eq(
                 is_ordered(head.orders.execute, self.i_completed.execute) & is_ordered(head.orders.store, self.i_completed.store)
             ),
             revisits.eq(since_pixel >= REVISIT - 1),
-            quiet.eq(((path == last_path) | (since_pixel == settle)) & (~streaming.accumulate | revisits)),
+            # whether the first sums would be read before the last ones are written: not if they lie apart
+            revisits_last.eq((last_sums - streaming.accumulators)[:16] < REVISIT - 1),
+            quiet.eq(((path == last_path) | (since_pixel == settle)) & (~streaming.accumulate | revisits | ~revisits_last)),
             may_begin.eq(
                 handed.r_rdy
                 & ~inside
@@ -236,6 +240,7 @@ class ExecuteUnit(wiring.Component):
         with m.If(issue):
             m.d.sync += [
                 since_pixel.eq(0),
+                last_sums.eq(sums_at),
                 inside.eq(~pass_ends),
                 accumulator.eq(sums_at + Mux(is_window, has_result, ~streaming.reduce | step_px)),
                 inside_window.eq(streaming.reduce & ~step_px),

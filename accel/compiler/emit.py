@@ -34,6 +34,10 @@ _MAP_ALIGNMENT = 4096
 _MEMORY_LIMIT = 1 << 32
 _MASK = 0xFFFF
 
+#: Of the scratchpad's write port, FILLs leave one cycle in so many to the output stage, as a power of two: they are short, but a stage
+#: that is still storing should not wait for them.
+_FILL_SHARE_LOG2 = 2
+
 _LOAD_LIMITS = {field.name: field.maximum for field in fields_of(Opcode.LOAD)}
 
 
@@ -160,8 +164,11 @@ class Emitter:
             writes=[Access(space, 0, entries)],
         )
 
-    def load_map(self, source: MemoryMap, frame: Frame, area: Rectangle, period: int) -> None:
-        """Load ``area``, which lies inside the map and the frame. A word repeats its bytes after ``period`` banks."""
+    def load_map(self, source: MemoryMap, frame: Frame, area: Rectangle, period: int, share_log2: int) -> None:
+        """Load ``area``, which lies inside the map and the frame. A word repeats its bytes after ``period`` banks.
+
+        One cycle in ``2**share_log2`` of the scratchpad's write port is left to STOREs.
+        """
         element_bytes = 1 << source.element_log2
         start = source.address + area.first_plane * source.plane_bytes + area.top * source.row_bytes + area.left * element_bytes
         rows = Loop(area.bottom - area.top, frame.row_words, source.row_bytes)
@@ -179,6 +186,7 @@ class Emitter:
             loops=[rows, planes, pixels],
             reads=[Access(Space.MEMORY, start, last + pixels.count * element_bytes)],
             writes=[Access(Space.SCRATCHPAD, local, end)],
+            share_log2=share_log2,
             period_log2=PERIOD_THREE if period == 3 else (min(period, element_bytes) - 1).bit_length(),
         )
 
@@ -194,6 +202,7 @@ class Emitter:
                 loops=[Loop(lines, pitch, pitch), Loop(words, 1, 1)],
                 writes=[Access(Space.SCRATCHPAD, address, address + (lines - 1) * pitch + words)],
                 fill_value=value & 0xFF,
+                share_log2=_FILL_SHARE_LOG2,
             )
 
     def _load(

@@ -207,12 +207,12 @@ class Stage:
             return len(self.weights) * len(self.windows(config))
         return taps * len(self.inputs)
 
-    def pass_pixels(self, config: EngineConfig, rows: int, columns: int) -> int:
-        """Return the pixels that a pass streams for so many rows and columns of output."""
-        if self.operation is Operation.WINDOW:
-            lines = min(self.window.kernel[0], config.window_lines)
-            return ((rows - 1) * self.window.stride[0] + lines) * self.line_pixels(columns)
-        return rows * columns * self.pool_words
+    def window_pixels(self, config: EngineConfig, rows: int, columns: int) -> list[int]:
+        """Return the pixels that each pass of a unit's WINDOWs streams for so many rows and columns of output."""
+        down = self.window.stride[0]
+        # a single kernel row skips the lines between
+        lines = [(rows - 1) * down + last - first if last - first > 1 else rows for (first, last), _ in self.windows(config)]
+        return [count * self.line_pixels(columns) for count in lines] * len(self.weights)
 
     def store_groups(self, config: EngineConfig, unit: Unit) -> int:
         """Return the groups of lanes that the output stage takes for each accumulator word of a unit."""

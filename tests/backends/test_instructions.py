@@ -70,7 +70,7 @@ class Assembler:
 
     def load(self, target: Target, **values: int) -> None:
         """Append a LOAD."""
-        full = {"n_x": 1, "n_y": 1, "n_z": 1} | values
+        full = {"n_x": 1, "n_y": 1, "n_z": 1, "share_log2": self.number(0, 3)} | values
         self.instructions.append(Instruction(Opcode.LOAD, LOAD_ORDER | {"target": target} | full))
 
     def fill_everything(self) -> None:
