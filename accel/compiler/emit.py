@@ -34,8 +34,8 @@ _MAP_ALIGNMENT = 4096
 _MEMORY_LIMIT = 1 << 32
 _MASK = 0xFFFF
 
-#: Of the scratchpad's write port, FILLs leave one cycle in so many to the output stage, as a power of two: they are short, but a stage
-#: that is still storing should not wait for them.
+#: Of the scratchpad's write port, FILLs leave one cycle in so many to the output stage, as a power of two: they are short, but a
+#: stage that is still storing should not wait for them.
 _FILL_SHARE_LOG2 = 2
 
 _LOAD_LIMITS = {field.name: field.maximum for field in fields_of(Opcode.LOAD)}

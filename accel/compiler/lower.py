@@ -33,13 +33,13 @@ _EXECUTE_LIMITS = {field.name: field.maximum for field in fields_of(Opcode.EXECU
 
 
 def lower(
-    stages: list[Stage], plans: list[Plan], placement: Placement, maps: Mapping[str, MemoryMap], emitter: Emitter
+    stages: list[Stage], plans: list[list[Plan]], placement: Placement, maps: Mapping[str, MemoryMap], emitter: Emitter
 ) -> list[tuple[int, int, int, int]]:
     """Emit all stages. Return for each ``(first instruction, instructions, bytes read, bytes written)``."""
     state = _State(emitter.config)
     lowerings = [
-        _StageLowering(index, stage, plan, stages, placement, maps, emitter, state)
-        for index, (stage, plan) in enumerate(zip(stages, plans, strict=True))
+        _StageLowering(index, stage, contenders, stages, placement, maps, emitter, state)
+        for index, (stage, contenders) in enumerate(zip(stages, plans, strict=True))
     ]
     ranges = []
     for index, lowering in enumerate(lowerings):
@@ -90,7 +90,7 @@ class _StageLowering:
         self,
         index: int,
         stage: Stage,
-        plan: Plan,
+        plans: list[Plan],
         stages: list[Stage],
         placement: Placement,
         maps: Mapping[str, MemoryMap],
@@ -99,7 +99,8 @@ class _StageLowering:
     ) -> None:
         self.index = index
         self.stage = stage
-        self.plan = plan
+        self.plans = plans
+        self.plan = plans[0]
         self.maps = maps
         self.emitter = emitter
         self.state = state
@@ -113,7 +114,6 @@ class _StageLowering:
         self.packed: dict[int, Int8Array] = {}
         self.needed: dict[tuple[int, int, int, Box], bool] = {}
         self.following: _StageLowering | None = None
-        self.share = store_share(stage, plan, self.config) if self.output_frame is not None else 0
         self.border_due: int | None = None
         if self.output_frame is not None:
             self.border_due = next(
@@ -127,13 +127,27 @@ class _StageLowering:
 
     def run(self, following: _StageLowering | None) -> None:
         """Emit the stage, and the LOADs of weights of the one that follows it."""
-        stage, plan = self.stage, self.plan
+        stage = self.stage
         self.following = following
+        if len(self.plans) > 1:
+            self.plan = min(self.plans, key=self._trial)
         self.prefetch(1)
         for name, frame in zip(stage.inputs, self.frames, strict=True):
             if frame is not None and any(stage.borders) and self.state.borders.get(name) != stage.fill:
                 self.emitter.fill_border(frame, stage.fill)
                 self.state.borders[name] = stage.fill
+        for region, band, units, first, last in self._bands():
+            self._band(region, band, units, first=first, last=last)
+        self._look_ahead()
+
+    @property
+    def share(self) -> int:
+        """``share_log2`` of the stage's LOADs."""
+        return store_share(self.stage, self.plan, self.config) if self.output_frame is not None else 0
+
+    def _bands(self) -> Iterator[tuple[Region, _Tile, tuple[Unit, ...], bool, bool]]:
+        """Return the bands in order, and of each whether it is the first and whether it is the last."""
+        stage, plan = self.stage, self.plan
         bands = [
             (region, _Tile(*rows, *columns), stage.units[units[0] : units[1]])
             for region in stage.regions
@@ -142,8 +156,18 @@ class _StageLowering:
             for units in spans(0, len(stage.units), plan.band_units)
         ]
         for number, (region, band, units) in enumerate(bands):
-            self._band(region, band, units, first=number == 0, last=number == len(bands) - 1)
-        self._look_ahead()
+            yield region, band, units, number == 0, number == len(bands) - 1
+
+    def _trial(self, plan: Plan) -> float:
+        """Return when the array would be through with the stage and, cut in the simplest way, the next one under a plan."""
+        before, self.plan = self.state.timeline, plan
+        outlook = 0.0
+        for _, band, _, first, last in self._bands():
+            heights = self._heights(band, first=first, last=last)
+            outlook = self._outlook(band, heights, last=last)
+            self.state.timeline = self._after(self.state.timeline, band, heights)
+        self.state.timeline = before
+        return outlook
 
     def prefetch(self, words: int) -> None:
         """Have parameters on chip, and weights in the order in which they will be needed, until so many words are used up."""
@@ -158,6 +182,13 @@ class _StageLowering:
                 if (found := request()) is not None:
                     words -= found[1]
 
+    def fill_output_border(self) -> None:
+        """Fill the border of the output, once."""
+        if self.output_frame is not None and self.border_due is not None:
+            self.emitter.fill_border(self.output_frame, self.border_due)
+            self.state.borders[self.stage.output] = self.border_due
+            self.border_due = None
+
     def _weight_requests(self, unit: Unit, box: Box) -> Iterator[Callable[[], tuple[int, int] | None]]:
         """Return what loads each piece of a unit's weights, and says its address and words."""
         for part in range(len(self.stage.weights)):
@@ -168,8 +199,11 @@ class _StageLowering:
                 yield functools.partial(self._weights, unit, part, piece)
 
     def _look_ahead(self) -> None:
-        """Load weights of the stage that follows, as far as this one leaves room for them."""
-        if self.following is not None and fits_weight_memory(self.stage, self.config):
+        """Prepare the stage that follows: the border of its output, and weights as far as this one leaves room for them."""
+        if self.following is None:
+            return
+        self.following.fill_output_border()
+        if fits_weight_memory(self.stage, self.config):
             self.following.prefetch(self.config.weight_words - weight_words(self.stage, self.config) - weight_limit(self.config))
 
     def _band(self, region: Region, band: _Tile, units: tuple[Unit, ...], *, first: bool, last: bool) -> None:
@@ -189,7 +223,18 @@ class _StageLowering:
             self._tile(region, band, units, group, tile)
 
     def _tiles(self, band: _Tile, *, first: bool, last: bool) -> list[_Tile]:
-        """Cut a band into tiles.
+        """Cut a band into tiles."""
+        heights = self._heights(band, first=first, last=last)
+        self.state.timeline = self._after(self.state.timeline, band, heights)
+        row = band.top
+        tiles = []
+        for rows in heights:
+            tiles += [_Tile(row, row + rows, left, right) for left, right in spans(band.left, band.right, self.plan.tile_columns)]
+            row += rows
+        return tiles
+
+    def _heights(self, band: _Tile, *, first: bool, last: bool) -> tuple[int, ...]:
+        """Return the rows of each tile of a band.
 
         The first tiles of a stage are small where their input is still being loaded or computed; the last ones are small where the
         next stage waits for them. What is best, the timeline says.
@@ -198,23 +243,18 @@ class _StageLowering:
         width = min(band.columns, self.plan.tile_columns) * stage.pool_words
         least = min(most, -(-max(smallest_pass(self.config), 16) // width))
         loads = any(frame is None for frame in self.frames)
-        fronts = [0, 2, 4] if first and loads else [0]
+        fronts = [0, 2, 4] if loads else [0]
         backs = [0, 2, 4, 1 << 16] if last else [0]
         candidates = {
             tuple(_tapered(band.rows, most, min(most, scale * least), front, back))
-            for front, back, scale in itertools.product(fronts, backs, (1, 2, 4) if first or last else (1,))
+            for front, back, scale in itertools.product(fronts, backs, (1, 2, 4) if loads or last else (1,))
         }
         if first and not loads:
             ready = max((self._ready_rows(bottom) for bottom in self._finished_rows()), default=0) - band.top
             candidates |= {(ready, heights[0] - ready, *heights[1:]) for heights in candidates if 0 < ready < heights[0]}
-        heights = min(sorted(candidates), key=lambda heights: self._outlook(band, heights, last=last))
-        self.state.timeline = self._after(self.state.timeline, band, heights)
-        row = band.top
-        tiles = []
-        for rows in heights:
-            tiles += [_Tile(row, row + rows, left, right) for left, right in spans(band.left, band.right, self.plan.tile_columns)]
-            row += rows
-        return tiles
+        if len(candidates) == 1:
+            return candidates.pop()
+        return min(sorted(candidates), key=lambda heights: self._outlook(band, heights, last=last))
 
     def _finished_rows(self) -> list[int]:
         """Return the rows ``[0, bottom)`` of the input that are finished before its last tile is."""
@@ -247,22 +287,24 @@ class _StageLowering:
         stage, config = self.stage, self.config
         jobs = len(stage.units) * -(-band.columns // self.plan.tile_columns)
         per_row = self._load_cycles_per_row(band)
-        loaded = timeline.execute if timeline.execute else 0.0
-        low = stage.reach(0, band.top, band.bottom)[0]
+        low, end = stage.reach(0, band.top, band.bottom)
+        begin = timeline.load
+        if per_row:
+            begin = max(begin, *(timeline.finished(name, min(end, stage.input_shape[0])) for name in stage.inputs))
         tiles = []
         row = band.top
         for rows in heights:
             high = min(stage.reach(0, row, row + rows)[1], stage.input_shape[0])
-            available = max(timeline.finished(name, high) for name in stage.inputs)
-            if per_row:
-                available = max(available, loaded + (high - low) * per_row)
+            available = begin + (high - low) * per_row
+            if not per_row:
+                available = max(timeline.finished(name, high) for name in stage.inputs)
             row += rows
-            tiles.append(
-                (row, tile_work(stage, config, rows, band.columns, jobs, to_scratchpad=self.output_frame is not None), available)
-            )
-        end = loaded + (high - low) * per_row
+            work = tile_work(stage, config, rows, band.columns, jobs, to_scratchpad=self.output_frame is not None)
+            tiles.append((row, work, available))
+        loaded = begin + (end - low) * per_row
         share = 1 << self.share
-        return timeline.after(stage.output, tiles, lambda time: share if time < end else 1.0)
+        after = timeline.after(stage.output, tiles, lambda time: share if time < loaded else 1.0)
+        return replace(after, load=max(timeline.load, loaded))
 
     def _load_cycles_per_row(self, band: _Tile) -> float:
         """Return the cycles that the input of one row of the map takes to be loaded; 0 if it is on chip."""
@@ -506,11 +548,7 @@ class _StageLowering:
             self.emitter.load_table(Target.PAIR_TABLE, stage.pair_table)
         if self.output_frame is not None:
             finish["period_log2"] = (storage_period(config, stage.shape[2]) - 1).bit_length()
-            if self.border_due is not None:
-                # Not before the stage's first loads: the fill may have to wait until an older map in its place has been read.
-                self.emitter.fill_border(self.output_frame, self.border_due)
-                self.state.borders[stage.output] = self.border_due
-                self.border_due = None
+            self.fill_output_border()
         for piece in unit.pieces(config):
             local = memory = None
             if self.output_frame is not None:

@@ -8,7 +8,7 @@ from accel.compiler.fuse import fuse, windowed
 from accel.compiler.lower import lower
 from accel.compiler.residency import Placement, place
 from accel.compiler.stages import Stage, plane_count
-from accel.compiler.tiling import choose_plan
+from accel.compiler.tiling import choose_plans
 from accel.config import EngineConfig, power_of_two_at_least
 from accel.graph import Network, Tensor
 from accel.isa import Opcode, fields_of
@@ -29,7 +29,7 @@ def compile_network(network: Network, config: EngineConfig) -> Program:
     emitter = Emitter(config)
     maps = _allocate_maps(network, stages, placement, emitter)
     chosen = [
-        choose_plan(
+        choose_plans(
             [found for found in (stage, windowed(stage, config)) if found is not None],
             config,
             loaded=sum(placement.resident(name, index) is None for name in stage.inputs),
@@ -39,7 +39,7 @@ def compile_network(network: Network, config: EngineConfig) -> Program:
         for index, stage in enumerate(stages)
     ]
     stages = [stage for stage, _ in chosen]
-    ranges = lower(stages, [plan for _, plan in chosen], placement, maps, emitter)
+    ranges = lower(stages, [plans for _, plans in chosen], placement, maps, emitter)
     return _program(network, stages, maps, ranges, emitter)
 
 

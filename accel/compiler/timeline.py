@@ -1,4 +1,4 @@
-"""When array and output stage will be through with what is emitted: tile by tile, good enough to choose between ways to cut a stage.
+"""When array and output stage will be through with what is emitted: tile by tile, good enough to choose between ways to cut stages.
 
 The cycle model (:mod:`accel.perf`) is exact, but replays instructions; this looks at whole tiles. What it leaves out (fetching,
 borders, the memory's latency) is much the same for all ways to cut a stage.
@@ -35,10 +35,11 @@ class TileWork(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeline:
-    """``execute``, ``store``: when the two are through with what they have begun. ``halves``: when the accumulator halves were
+    """``load``, ``execute``, ``store``: when each is through with what it has begun. ``halves``: when the accumulator halves were
     drained, the one to be filled next first. ``rows``: for a map, its rows ``[0, bottom)`` and when they were finished."""
 
     config: EngineConfig
+    load: float = 0.0
     execute: float = 0.0
     store: float = 0.0
     halves: tuple[float, float] = (0.0, 0.0)
