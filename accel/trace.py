@@ -6,7 +6,6 @@ A track for each unit has a slice for each instruction; one more track has the l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,26 +38,25 @@ def timeline(
     tracks = ["layers", *(f"{names[opcode]} unit" for opcode in _UNITS)]
     events = [_metadata("process_name", 0, f"{program.network} on {program.config.name}")]
     events += [_metadata("thread_name", track, name) for track, name in enumerate(tracks)]
-    begin = 0
+    reached = 0
     for layer, length in zip(program.layers, layer_cycles(program, retired, cycles), strict=True):
         arguments = {"operator": layer.op, "macs": layer.macs, "bytes": layer.bytes_read + layer.bytes_written}
-        events.append(_slice(_LAYERS, layer.name, "layer", begin, begin + length, arguments))
-        begin += length
+        events.append(_slice(_LAYERS, layer.name, "layer", reached, reached + length, arguments))
+        reached += length
     owners = _owners(program)
     for unit, opcode in enumerate(_UNITS):
-        before = None
+        previous, before = 0, None
         for index, instruction in enumerate(program.instructions):
             if instruction.opcode is not opcode:
                 continue
             end = int(retired[index])
-            previous = 0 if before is None else int(retired[before])
             arguments = {"instruction": index, "fields": describe(instruction)}
             if spent is not None:
-                arguments["cycles"] = _states(spent[index, unit] - (0 if before is None else spent[before, unit]))
+                arguments["cycles"] = _states(spent, unit, before, index, end - previous)
             name = " ".join(part for part in (owners[index], opcode.name, _what(instruction)) if part)
             begin = previous if started is None else int(started[index])
             events.append(_slice(1 + unit, name, names[opcode], begin, end, arguments))
-            before = index
+            previous, before = end, index
     return {
         "traceEvents": events,
         "displayTimeUnit": "ms",
@@ -92,8 +90,11 @@ def _what(instruction: Instruction) -> str:
             return ""
 
 
-def _states(spent: Sequence[int] | Int64Array) -> dict[str, int]:
-    return {state.name.lower(): int(spent[state]) for state in UnitState if spent[state]}
+def _states(spent: Int64Array, unit: int, before: int | None, index: int, length: int) -> dict[str, int]:
+    """Return what a unit did in the ``length`` cycles between the ends of two of its instructions, by state."""
+    states = spent[index, unit] - (0 if before is None else spent[before, unit])
+    states[UnitState.IDLE] -= states.sum() - length  # before the start it is idle, too
+    return {state.name.lower(): int(states[state]) for state in UnitState if states[state]}
 
 
 def _metadata(name: str, track: int, value: str) -> dict[str, Any]:
