@@ -349,7 +349,10 @@ def compare(
       systolith compare lenet5 --config base --peer scalesim --run-peer
       systolith compare resnet18 mobilenetv1 --config large --peer published --plot roofline.svg
     """
-    engines = [load_config(name) for name in configs]
+    engines = [load_config(name) for name in dict.fromkeys(configs)]
+    names = [engine.name for engine in engines]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise CommandError(f"--config: two configurations are called {twice!r}; give one of them another name")
     timing = MemoryTiming(latency=memory_latency, interval=memory_interval)
     picture = _output_path(plot) if plot is not None else None
 
@@ -364,12 +367,14 @@ def compare(
         plotting.require_matplotlib()
     if run_peer and "scalesim" not in peers:
         peers = (*peers, "scalesim")
+    # calibration data are for the files; where there are none, a built-in network refuses them
+    builtin = set(NETWORKS) if any(model not in NETWORKS for model in models) else set()
     entries, refusals = [], []
     with terminal.make_progress(sys.stderr) as progress:
         environment = _scalesim_environment(progress) if run_peer else None
         for model in dict.fromkeys(models):
             progress.stage(f"reading {model}")
-            network = load_network(model, calibration=None if model in NETWORKS else calibration)
+            network = load_network(model, calibration=None if model in builtin else calibration)
             for engine in engines:
                 progress.stage(f"compiling {network.name} for {engine.name}")
                 try:

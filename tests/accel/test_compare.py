@@ -19,6 +19,7 @@ from accel.compare_terminal import show_comparison
 from accel.compiler import compile_network
 from accel.config import PRESETS, EngineConfig
 from accel.frontends import load_network
+from accel.frontends.builtin import DATA
 from accel.peers import scalesim
 from accel.program import MemoryTiming
 from accel.terminal import make_console
@@ -86,8 +87,17 @@ def test_table_and_progress() -> None:
     ]
 
 
-def test_a_model_given_twice_is_compared_once() -> None:
-    assert len(compare("lenet5", "lenet5", "--config", "small")["estimates"]) == 1
+def test_what_is_given_twice_is_compared_once() -> None:
+    assert len(compare("lenet5", "lenet5", "--config", "small", "--config", "small")["estimates"]) == 1
+
+
+def test_two_configurations_of_one_name_are_refused(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.toml", "b.toml")]
+    for path in paths:
+        path.write_text('base = "small"\nname = "mine"\n')
+    result = call("compare", "lenet5", *(part for path in paths for part in ("--config", str(path))))
+    assert result.exit_code == 2
+    assert result.stderr == "systolith: --config: two configurations are called 'mine'; give one of them another name\n"
 
 
 def test_layers_know_what_they_begin_with() -> None:
@@ -240,6 +250,8 @@ def test_what_one_configuration_refuses_is_said_and_the_rest_compared(tmp_path: 
         ((), "Missing argument 'MODEL...'"),
         (("lenet5", "nothing"), "no network is called 'nothing'; use one of lenet5, alexnet, vgg16"),
         (("lenet5", "--config", "huge"), "no configuration is called 'huge'; use one of tiny, small"),
+        (("lenet5", "--calibration", "{}/x.npz"), "lenet5: is quantised already; leave the calibration data out"),
+        (("lenet5", str(DATA / "lenet5.onnx"), "--calibration", "{}/x.npz"), "x.npz"),
         (("lenet5", "--peer", "zigzag"), "'zigzag' is not one of 'scalesim', 'published'"),
         (("lenet5", "--clock", "0"), "Invalid value for '--clock'"),
         (("lenet5", "--memory-interval", "0"), "memory interval must be from 1 to 1000, not 0"),
