@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +29,15 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from rich.console import Console
 
+    from accel.compare import ScaleSimRun
     from accel.graph import Network
+    from accel.peers.scalesim import Layer
+    from accel.program import Program
     from accel.terminal import Pixels, Reporter
 
 __all__ = ["CommandError", "cli", "main"]
 
+PEERS = ("scalesim", "published")
 BACKENDS = ("auto", "verilator", "pysim", "emulator")
 #: Sample images run when no number is given: enough to see, and on Amaranth's simulator (some thousand times slower) just one.
 MAX_IMAGES = 100_000
@@ -109,6 +113,23 @@ _memory_interval = click.option(
     metavar="K",
     help="Cycles a beat of the memory bus.",
 )
+_clock = click.option(
+    "--clock",
+    type=click.FloatRange(min=0, min_open=True),
+    default=100.0,
+    show_default=True,
+    metavar="MHZ",
+    help="Clock of the engine, for images a second.",
+)
+_configs = click.option(
+    "--config",
+    "configs",
+    multiple=True,
+    default=("base",),
+    show_default="base",
+    metavar="NAME|FILE.toml",
+    help="Preset, or TOML file with the engine's dimensions; give several to see them all.",
+)
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output, and nothing else.")
 
 
@@ -137,6 +158,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
 @click.option("--stall-seed", type=int, metavar="S", help="Stall the memory bus at random as well, from this seed.")
 @click.option("--output", metavar="FILE.npy", help="Write the output bytes: int8 (images, height, width, channels).")
 @click.option("--vcd", metavar="FILE", help="Write the waveforms to a file (slow and large: use few images).")
+@click.option("--trace", metavar="FILE.json", help="Write the timeline of the first image, for https://ui.perfetto.dev.")
 @_as_json
 def run(
     network: str,
@@ -150,6 +172,7 @@ def run(
     stall_seed: int | None,
     output: str | None,
     vcd: str | None,
+    trace: str | None,
     as_json: bool,
 ) -> None:
     """Compile NETWORK (a built-in name, or an ONNX file), simulate it, and check every output byte against the golden model.
@@ -164,6 +187,7 @@ def run(
     timing = MemoryTiming(latency=memory_latency, interval=memory_interval, stall_seed=stall_seed)
     waves = _output_path(vcd) if vcd is not None else None
     outputs = _output_path(output) if output is not None else None
+    timeline = _output_path(trace) if trace is not None else None
 
     import numpy as np
 
@@ -178,6 +202,8 @@ def run(
         runner = get_backend(backend)
         if waves is not None and not runner.cycle_accurate:
             raise CommandError(f"--vcd: the {runner.name} has no signals to write; take --backend verilator or pysim")
+        if timeline is not None and not runner.cycle_accurate:
+            raise CommandError(f"--trace: the {runner.name} has no clock; take --backend verilator or pysim")
         default = DEFAULT_IMAGES_PYSIM if runner.name == "pysim" else DEFAULT_IMAGES
         chosen = _images_of_file(loaded, input_file, images) if input_file else _samples(loaded, network, images, default)
         progress.stage(f"compiling {loaded.name} for {engine.name}")
@@ -201,6 +227,9 @@ def run(
     if outputs is not None:
         with _replaced(outputs) as temporary, temporary.open("wb") as file:
             np.save(file, result.outputs)
+    if timeline is not None and result.retired is not None and result.cycles is not None:
+        spent = result.spent[0] if result.spent is not None else None
+        _write_timeline(timeline, program, result.retired[0], result.cycles[0], spent=spent)
     if as_json:
         _emit_json(outcome.as_dict())
     else:
@@ -212,25 +241,13 @@ def run(
 
 @cli.command()
 @_network
-@click.option(
-    "--config",
-    "configs",
-    multiple=True,
-    default=("base",),
-    show_default="base",
-    metavar="NAME|FILE.toml",
-    help="Preset, or TOML file with the engine's dimensions; give several to see them all.",
-)
+@_configs
 @_calibration
 @_memory_latency
 @_memory_interval
+@_clock
 @click.option(
-    "--clock",
-    type=click.FloatRange(min=0, min_open=True),
-    default=100.0,
-    show_default=True,
-    metavar="MHZ",
-    help="Clock of the engine, for images a second.",
+    "--trace", metavar="FILE.json", help="Write the timeline of one image, for https://ui.perfetto.dev (one configuration)."
 )
 @_as_json
 def estimate(
@@ -240,6 +257,7 @@ def estimate(
     memory_latency: int,
     memory_interval: int,
     clock: float,
+    trace: str | None,
     as_json: bool,
 ) -> None:
     """Compile NETWORK and tell how many cycles it takes, layer by layer, without simulating it: exactly what the engine counts.
@@ -250,9 +268,13 @@ def estimate(
     Examples:
       systolith estimate resnet18 --config large
       systolith estimate mobilenetv1 --config base --config large --memory-latency 100 --clock 150
+      systolith estimate lenet5 --trace lenet5.json
     """
     engines = [load_config(name) for name in configs]
     timing = MemoryTiming(latency=memory_latency, interval=memory_interval)
+    if trace is not None and len(engines) > 1:
+        raise CommandError(f"--trace: a timeline is of one configuration, not {len(engines)}; give --config once")
+    timeline = _output_path(trace) if trace is not None else None
 
     from accel import perf, report, terminal
     from accel.compiler import compile_network
@@ -270,6 +292,9 @@ def estimate(
             estimated = perf.estimate(program, timing)
             seconds = time.perf_counter() - begin
             outcomes.append(report.report_estimate(program, estimated, loaded, timing=timing, clock=clock, seconds=seconds))
+        if timeline is not None:
+            progress.stage(f"writing {timeline}")
+            _write_timeline(timeline, program, estimated.retired, estimated.cycles)
     if as_json:
         values = [outcome.as_dict() for outcome in outcomes]
         _emit_json(values[0] if len(values) == 1 else {"estimates": values})
@@ -278,6 +303,129 @@ def estimate(
         if index:
             _emit("\n")
         _emit_rich(functools.partial(terminal.show_estimate, report=outcome))
+
+
+@cli.command()
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@_configs
+@click.option("--calibration", metavar="FILE", help="Images (.npy or .npz) with which float models among the files are quantised.")
+@_memory_latency
+@_memory_interval
+@_clock
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    type=click.Choice(PEERS),
+    help="Show beside it what SCALE-Sim takes for the same layers, or figures others have published; may be repeated.",
+)
+@click.option(
+    "--run-peer",
+    is_flag=True,
+    help="Run SCALE-Sim itself too, in an environment of its own, made on first use; slow for large networks.",
+)
+@click.option("--plot", metavar="FILE.png|svg", help="Draw the roofline, a point for each layer.")
+@_as_json
+def compare(
+    models: tuple[str, ...],
+    configs: tuple[str, ...],
+    calibration: str | None,
+    memory_latency: int,
+    memory_interval: int,
+    clock: float,
+    peers: tuple[str, ...],
+    run_peer: bool,
+    plot: str | None,
+    as_json: bool,
+) -> None:
+    """Estimate every MODEL (built-in names, or ONNX files) on every configuration, and set them side by side.
+
+    Cycles are exactly those that the engine counts. A MODEL that a configuration cannot run is said on standard error, and the exit
+    status is 2; the others are compared all the same.
+
+    \b
+    Examples:
+      systolith compare resnet8 dscnn --config base --config large
+      systolith compare lenet5 --config base --peer scalesim --run-peer
+      systolith compare resnet18 mobilenetv1 --config large --peer published --plot roofline.svg
+    """
+    engines = [load_config(name) for name in dict.fromkeys(configs)]
+    names = [engine.name for engine in engines]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise CommandError(f"--config: two configurations are called {twice!r}; give one of them another name")
+    timing = MemoryTiming(latency=memory_latency, interval=memory_interval)
+    picture = _output_path(plot) if plot is not None else None
+
+    from accel import compare as comparing
+    from accel import compare_terminal, perf, report, terminal
+    from accel import plot as plotting
+    from accel.compiler import CompileError, compile_network
+    from accel.frontends import NETWORKS, load_network
+
+    if picture is not None:
+        plotting.check_format(picture)
+        plotting.require_matplotlib()
+    if run_peer and "scalesim" not in peers:
+        peers = (*peers, "scalesim")
+    # calibration data are for the files; where there are none, a built-in network refuses them
+    builtin = set(NETWORKS) if any(model not in NETWORKS for model in models) else set()
+    entries, refusals = [], []
+    with terminal.make_progress(sys.stderr) as progress:
+        environment = _scalesim_environment(progress) if run_peer else None
+        for model in dict.fromkeys(models):
+            progress.stage(f"reading {model}")
+            network = load_network(model, calibration=None if model in builtin else calibration)
+            for engine in engines:
+                progress.stage(f"compiling {network.name} for {engine.name}")
+                try:
+                    program = compile_network(network, engine)
+                except CompileError as error:
+                    refusals.append(comparing.Refusal(network=network.name, config=engine.name, reason=str(error)))
+                    continue
+                progress.stage(f"estimating {network.name} on {engine.name}")
+                begin = time.perf_counter()
+                estimated = perf.estimate(program, timing)
+                seconds = time.perf_counter() - begin
+                estimation = report.report_estimate(program, estimated, network, timing=timing, clock=clock, seconds=seconds)
+                run = None if environment is None else _scalesim_run(environment, engine, network.name, progress)
+                entries.append(
+                    comparing.make_entry(network, program, estimation, with_scalesim="scalesim" in peers, run_scalesim=run)
+                )
+        outcome = comparing.Comparison(
+            entries=tuple(entries), refusals=tuple(refusals), timing=timing, clock=clock, peers=tuple(dict.fromkeys(peers))
+        )
+        if picture is not None and entries:
+            progress.stage(f"drawing {picture}")
+            with _replaced(picture) as temporary:
+                plotting.draw_roofline(outcome, temporary, picture.suffix)
+    if as_json:
+        _emit_json(outcome.as_dict())
+    else:
+        _emit_rich(lambda console: compare_terminal.show_comparison(console, outcome))
+    for refusal in refusals:
+        click.echo(f"systolith: {refusal.network} on {refusal.config}: {refusal.reason}", err=True)
+    if refusals:
+        click.get_current_context().exit(2)
+
+
+def _scalesim_environment(progress: Reporter) -> Path:
+    """Return SCALE-Sim's own virtual environment, made first if it is not there."""
+    from accel.peers import scalesim
+    from sim.cache import cached, digest_of
+
+    progress.stage(f"preparing SCALE-Sim {scalesim.VERSION} (its own environment is made once, from PyPI)")
+    return cached("scalesim", digest_of((*scalesim.REQUIREMENTS, sys.executable, sys.version)), scalesim.make_environment)
+
+
+def _scalesim_run(environment: Path, config: EngineConfig, network: str, progress: Reporter) -> ScaleSimRun:
+    """Return what runs SCALE-Sim and tells how far it is."""
+    from accel.peers import scalesim
+
+    def run(layers: Sequence[Layer], dataflow: str) -> Mapping[str, int]:
+        progress.stage(f"running SCALE-Sim, {scalesim.DATAFLOWS[dataflow]}, for {network} on {config.name}", unit="layers")
+        return scalesim.run(environment, config, layers, dataflow, progress.advance)
+
+    return run
 
 
 @cli.command()
@@ -512,6 +660,14 @@ def _emit_rich(show: Callable[[Console], None]) -> None:
 
 def _by(shape: Sequence[int]) -> str:
     return " x ".join(str(n) for n in shape)
+
+
+def _write_timeline(path: Path, program: Program, *arguments: Any, **more: Any) -> None:
+    """Write a trace (see :func:`accel.trace.timeline`, which takes the rest) as JSON."""
+    from accel.trace import timeline
+
+    with _replaced(path) as temporary:
+        temporary.write_text(json.dumps(timeline(program, *arguments, **more), separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 def _kib(size: int) -> str:

@@ -19,7 +19,7 @@ from accel.isa import (
 from accel.numerics import Rounding
 from accel.program import Bytes, Program
 
-__all__ = ["disassemble"]
+__all__ = ["describe", "disassemble"]
 
 
 def disassemble(program: Program | bytes | Bytes) -> str:
@@ -42,13 +42,14 @@ def disassemble(program: Program | bytes | Bytes) -> str:
             instruction = decode(image[index * INSTRUCTION_BYTES :][:INSTRUCTION_BYTES])
         except IsaError as error:
             raise IsaError(f"instruction {index}: {error}") from None
-        lines.append(f"{index:5}  {instruction.opcode.name:<8} {_describe(instruction)}".rstrip())
+        lines.append(f"{index:5}  {instruction.opcode.name:<8} {describe(instruction)}".rstrip())
         if instruction.opcode is Opcode.END:
             return "\n".join(lines) + "\n"
     raise IsaError(f"the program of {len(image)} bytes has no END")
 
 
-def _describe(instruction: Instruction) -> str:
+def describe(instruction: Instruction) -> str:
+    """Return what an instruction does, with only the fields that have a meaning in it; nothing for END."""
     match instruction.opcode:
         case Opcode.BEGIN:
             version, digest = instruction["isa_version"], instruction["digest"]
