@@ -244,7 +244,7 @@ def test_load_activations(name: str, seed: int) -> None:
     config = CONFIGS[name]
     rng = np.random.default_rng(seed)
     assembly = Assembly(config)
-    element_log2 = int(rng.integers(0, 6))
+    element_log2 = int(rng.integers(0, config.word_bytes.bit_length()))
     periods = [*range(element_log2 + 1), *([PERIOD_THREE] * 2 if 1 << element_log2 >= min(3, config.rows) else [])]
     n_z, n_y, n_x = (int(n) for n in rng.integers(1, 4, 3))
     values = {
@@ -789,6 +789,7 @@ def refusal(assembly: Assembly) -> str:
         ({"element_log2": 3, "memory_stride_y": 4}, "memory_stride_y must be a multiple of the element of 8 bytes, not 4"),
         ({"element_log2": 3, "memory_stride_z": 9}, "memory_stride_z must be a multiple of the element of 8 bytes, not 9"),
         ({"memory_address": 32767, "n_x": 2}, "memory address 32768 lies beyond the last, 32767"),
+        ({"element_log2": 4}, "elements of ACTIVATIONS must be at most a word of 8 bytes, not 16"),
         ({"target": Target.WEIGHTS}, "elements of WEIGHTS must be 8 bytes (element_log2), not 1"),
         ({"target": Target.WEIGHTS, "element_log2": 3, "local_address": 2048}, "weight address 2048 lies beyond the last, 2047"),
         ({"target": Target.PARAMETERS, "element_log2": 3}, "elements of PARAMETERS must be 16 bytes (element_log2), not 8"),
@@ -818,6 +819,7 @@ def test_bad_loads(values: dict[str, int], sentence: str) -> None:
         ({"weights": 2041}, "weight address 2048 lies beyond the last, 2047"),
         ({"accumulators": 1023, "n_py": 2}, "accumulator address 1024 lies beyond the last, 1023"),
         ({"accumulators": 1023, "n_py": 2, "n_wx": 9, "reduce": 1}, "accumulator address 1024 lies beyond the last, 1023"),
+        ({"operation": Operation.SUM, "tap_rows": 4}, "tap_rows of SUM must be 8, not 4"),
         ({"operation": Operation.SUM, "row_offset": 8}, "row_offset must be below 8 rows, not 8"),
         ({"operation": Operation.SUM, "row_offset": 4}, "row_offset must be a multiple of 8 columns, not 4"),
     ],
