@@ -166,6 +166,14 @@ def test_a_line_from_the_shortest_to_the_longest(bench, lines, depth):
     assert min(check(bench, tiles, rng, f"seed {lines}", lines=lines, depth=depth)) > 0
 
 
+def test_the_longest_lines(bench):
+    """As many pixels as the largest configuration takes at once, between two short lines."""
+    rng = np.random.default_rng(256)
+    rows, columns = 2 * WINDOW_TAPS, 2
+    tiles = [window(rng, rows, columns, line, line + 20, kernel=(2, WINDOW_TAPS)) for line in (4, 256, 5)]
+    check(bench, tiles, rng, "seed 256", lines=2, depth=256)
+
+
 def test_a_window_is_a_convolution_of_each_channel(bench):
     """A 3x3 kernel over a map of 5 by 6, of which every sum with a whole window behind it is one output pixel."""
     rng = np.random.default_rng(5)

@@ -15,7 +15,7 @@ from rtl.engine import Engine
 from sim.harness import MEMORY_INPUTS, MEMORY_OUTPUTS
 from sim.memory import MasterSignals, Memory
 
-CONFIG = PRESETS["tiny"]
+CONFIG = replace(PRESETS["tiny"], name="pathless", window_pixels=0)
 BASE = 0x7654_3000
 SIZE = 4096
 MAPS, WEIGHTS, PARAMETERS, OUTPUT = 0x800, 0x900, 0xA00, 0xC00
