@@ -8,7 +8,7 @@ import pytest
 
 from accel import isa
 from accel.config import PRESETS
-from accel.isa import Instruction, Opcode, Target, UnitState
+from accel.isa import PERIOD_THREE, Instruction, Opcode, Target, UnitState
 from rtl.layouts import QUEUES
 from rtl.load import IN_FLIGHT, SHARE, LoadUnit
 from rtl.write_port import BURST_BEATS
@@ -31,6 +31,7 @@ def ref_writes(config, load, memory):
     writes = []
     element = 1 << load["element_log2"]
     target = load["target"]
+    period = 3 if load["period_log2"] == PERIOD_THREE else 1 << load["period_log2"]
     for z in range(load["n_z"]):
         for y in range(load["n_y"]):
             for x in range(load["n_x"]):
@@ -41,7 +42,7 @@ def ref_writes(config, load, memory):
                 if target == Target.FILL:
                     writes.append(("scratchpad", address, [load["fill_value"]] * config.rows))
                 elif target == Target.ACTIVATIONS:
-                    writes.append(("scratchpad", address, [content[r % (1 << load["period_log2"])] for r in range(config.rows)]))
+                    writes.append(("scratchpad", address, [content[r % period] for r in range(config.rows)]))
                 elif target == Target.WEIGHTS:
                     writes.append(("weights", address, content[: config.columns]))
                 elif target == Target.PARAMETERS:
@@ -172,10 +173,15 @@ def random_load(config, rng):
         Target.FILL: 0,
     }[target]
     n_x, n_y, n_z = int(rng.integers(1, 14)), int(rng.integers(1, 4)), int(rng.integers(1, 3))
+    periods = list(range(log2 + 1))
+    if 1 << log2 >= config.rows:
+        periods += [7] * len(periods)
+    if 1 << log2 >= min(3, config.rows):
+        periods += [PERIOD_THREE] * 2
     values = {
         "target": target,
         "element_log2": log2,
-        "period_log2": int(rng.integers(0, log2 + 1)) if log2 < (config.rows - 1).bit_length() or rng.random() < 0.5 else 7,
+        "period_log2": int(rng.choice(periods)),
         "fill_value": int(rng.integers(0, 256)),
         "memory_address": int(rng.integers(0, 1000)) << log2 & 0xFFF,
         "memory_stride_y": (n_x + int(rng.integers(0, 5))) << log2,
@@ -252,6 +258,20 @@ def test_fill_reads_nothing(bench):
     # seen in cycle 0, at the receiver in cycle 1, written from cycle 2 on
     assert around.written == [2, 3, 4, 5, 6, 7]
     assert around.retired == [9]
+
+
+@pytest.mark.parametrize(
+    ("name", "banks"), [("small", [0, 1, 2, 0]), ("odd", [0, 1, 2]), ("least", [0, 1]), ("eight", [0, 1, 2, 0, 1, 2, 0, 1])]
+)
+def test_three_bytes_of_four_go_round_the_banks(bench, name, banks):
+    """An image's pixels of three channels: the fourth byte of an element is not used."""
+    config = PRESETS["base"] if name == "eight" else CONFIGS[name]
+    log2 = min(2, config.word_bytes.bit_length() - 1)
+    load = Instruction(Opcode.LOAD, ONCE | {"element_log2": log2, "period_log2": PERIOD_THREE, "memory_address": 40, "n_x": 5})
+    around = Around(config)
+    around.run(bench, [load])
+    elements = around.memory[40 : 40 + (5 << log2)].reshape(5, -1)
+    assert around.writes == [("scratchpad", n, [int(elements[n, bank]) for bank in banks]) for n in range(5)]
 
 
 def test_bursts_are_cut(bench):
