@@ -19,7 +19,10 @@ from accel.errors import SystolithError
 from accel.graph import Shape
 from accel.isa import INSTRUCTION_BYTES, Instruction, Opcode
 
-__all__ = ["Backend", "LayerInfo", "MemoryTiming", "Program", "ProgramError", "RunResult", "TensorBinding", "UnitCounters"]
+__all__ = ["UNITS", "Backend", "LayerInfo", "MemoryTiming", "Program", "ProgramError", "RunResult", "TensorBinding", "UnitCounters"]
+
+#: The engine's units, in the order of every list of three.
+UNITS = ("load", "execute", "store")
 
 Int8Array = npt.NDArray[np.int8]
 Bytes = npt.NDArray[np.uint8]
@@ -159,9 +162,9 @@ class RunResult:
 
     ``outputs`` int8 ``(images, height, width, channels)``. ``cycles``: for each image, from start to done; None for backends
     without time. ``retired``: for each image, the cycle in which each instruction finished (int64, instruction order, BEGIN and END
-    included as 0 and ``cycles``). ``counters``: for each image, the units ``load``, ``execute``, ``store``.
-    ``spent``: for each image, the cycles that each unit (in that order) had spent in each ``UnitState`` when each instruction
-    finished, int64 ``(instructions, 3, states)``; idle cycles before the start are among them.
+    included as 0 and ``cycles``). ``counters``: for each image, one for each of ``UNITS``.
+    ``spent``: for each image, the cycles from the start that each unit (in that order) had spent in each ``UnitState`` when each
+    instruction finished, int64 ``(instructions, 3, states)``: nothing for BEGIN, what ``counters`` has for END.
     ``seconds``: wall-clock time spent simulating.
     """
 
