@@ -528,9 +528,12 @@ class _Replay:
             line.until(self.ordered_from(orders, 1), _WAIT_EXECUTE)
             line.until(filling + rows, _WAIT_WEIGHTS)
             line.until(first, _WAIT_PIPELINE)
-            if rows >= _REVISIT:
-                # between two passes, weights are all that is waited for
-                line.weave(last_pixel + 1, (_BUSY, _WAIT_WEIGHTS, period, pixels, first) if pixels < period else _PLAIN[_BUSY])
+            if passes == 1 or pixels == period:
+                line.until(last_pixel + 1, _BUSY)
+            elif rows == period:
+                line.weave(last_pixel + 1, (_BUSY, _WAIT_WEIGHTS, period, pixels, first))
+            elif rows <= pixels:
+                line.weave(last_pixel + 1, (_BUSY, _WAIT_PIPELINE, period, pixels, first))
             else:
                 for start in range(first, last_pass + 1, period):
                     line.until(start + pixels, _BUSY)

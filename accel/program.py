@@ -7,8 +7,9 @@ beat is wasted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -91,14 +92,14 @@ class LayerInfo:
 class Program:
     """A network compiled for one configuration.
 
-    ``image`` is what memory holds at first, from byte 0: the instructions, then parameters; the rest of ``memory_bytes`` is
-    undefined.
+    ``pack`` returns what memory holds at first, from byte 0: the instructions, then parameters; the rest of ``memory_bytes`` is
+    undefined. It is called when ``image`` is first asked for: the cycle model and the listing of instructions need no data.
     """
 
     network: str
     config: EngineConfig
     instructions: tuple[Instruction, ...]
-    image: Bytes
+    pack: Callable[[], Bytes]
     memory_bytes: int
     input: TensorBinding
     output: TensorBinding
@@ -108,8 +109,14 @@ class Program:
         ops = [instruction.opcode for instruction in self.instructions]
         if len(ops) < 2 or ops[0] is not Opcode.BEGIN or ops[-1] is not Opcode.END:
             raise ProgramError(f"{self.network}: a program begins with BEGIN and ends with END")
-        if self.image.nbytes < len(ops) * INSTRUCTION_BYTES or self.image.nbytes > self.memory_bytes:
-            raise ProgramError(f"{self.network}: an image of {self.image.nbytes} bytes does not fit {self.memory_bytes}")
+
+    @cached_property
+    def image(self) -> Bytes:
+        """What memory holds at first: uint8, whole instructions and data."""
+        image = self.pack()
+        if image.nbytes < len(self.instructions) * INSTRUCTION_BYTES or image.nbytes > self.memory_bytes:
+            raise ProgramError(f"{self.network}: an image of {image.nbytes} bytes does not fit {self.memory_bytes}")
+        return image
 
     @property
     def macs(self) -> int:

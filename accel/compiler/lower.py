@@ -8,6 +8,7 @@ own, so this order is all the prefetching there is; which accumulator half, ring
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from accel.compiler.plan import Plan
 from accel.compiler.residency import Placement
 from accel.compiler.rings import Ring
 from accel.compiler.stages import MAX_WINDOW, Bytes, Int8Array, Region, Stage, Unit, spans, storage_period
-from accel.compiler.weights import Box, pack_weights, unit_weights, window_weights
+from accel.compiler.weights import Box, pack_weights, packed_words, unit_weights, window_weights
 from accel.config import EngineConfig
 from accel.isa import Opcode, Operation, Source, Target, fields_of
 
@@ -299,7 +300,8 @@ class _StageLowering:
                 self.needed[key] = bool(chosen().any())
             if not self.needed[key]:
                 return None
-        return self.emitter.load_weights(key, lambda: pack_weights(chosen(), self.tap_rows, self.config))
+        words = packed_words(math.prod(last - first for first, last in box), self.tap_rows, self.config)
+        return self.emitter.load_weights(key, words, lambda: pack_weights(chosen(), self.tap_rows, self.config)), words
 
     def _execute(
         self,
@@ -343,7 +345,8 @@ class _StageLowering:
     def _window_weights(self, unit: Unit, part: int) -> int:
         """Have the tiles of a unit's windows on chip; return the address of the first."""
         key = (self.index, unit.first_channel, part)
-        return self.emitter.load_weights(key, lambda: window_weights(self.stage, unit, part, self.config))[0]
+        words = len(self.stage.windows(self.config)) * self.config.rows
+        return self.emitter.load_weights(key, words, lambda: window_weights(self.stage, unit, part, self.config))
 
     def _window(
         self,

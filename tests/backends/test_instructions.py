@@ -313,7 +313,7 @@ class Assembler:
             network="random instructions",
             config=config,
             instructions=tuple(self.instructions),
-            image=image,
+            pack=lambda: image,
             memory_bytes=size,
             input=TensorBinding(name="none", shape=(1, 1, 1), address=size - 1, channels_per_word=1, element_bytes=1),
             output=TensorBinding(name="memory", shape=shape, address=1 << 14, **binding),
