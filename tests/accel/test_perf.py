@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from accel.compiler import compile_network
 from accel.config import PRESETS
 from accel.frontends import load_network
 from accel.isa import INSTRUCTION_BYTES, Opcode, UnitState
-from accel.program import UNITS, MemoryTiming
+from accel.program import UNITS, Bytes, MemoryTiming
 from accel.testing import assert_time_is_known, random_image, random_network
 from rtl import accumulators, dispatch, execute, load, read_port, store, write_port
 from rtl.requantise import Requantiser
@@ -57,6 +59,14 @@ def test_lenet_takes_the_cycles_of_the_engine(preset: str) -> None:
     image = random_image(np.random.default_rng(seed), network)
     for timing in (MemoryTiming(latency=1), MemoryTiming(), MemoryTiming(latency=75, interval=3)):
         assert_time_is_known(program, timing, backend.run(program, [image], timing=timing), f"seed {seed}")
+
+
+def test_an_estimate_needs_no_data() -> None:
+    def pack() -> Bytes:
+        raise AssertionError("the image was asked for")
+
+    program = compile_network(load_network("lenet5"), PRESETS["base"])
+    assert perf.estimate(replace(program, pack=pack)).cycles == perf.estimate(program).cycles
 
 
 @pytest.mark.parametrize("preset", PRESETS)
