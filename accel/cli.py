@@ -283,7 +283,7 @@ def estimate(
     outcomes = []
     with terminal.make_progress(sys.stderr) as progress:
         progress.stage(f"reading {network}")
-        loaded = load_network(network, calibration=calibration)
+        loaded = load_network(network, calibration=calibration, weights=False)
         for engine in engines:
             progress.stage(f"compiling {loaded.name} for {engine.name}")
             program = compile_network(loaded, engine)
@@ -441,7 +441,7 @@ def networks(as_json: bool) -> None:
 
     rows: list[dict[str, Any]] = []
     for name, builtin in NETWORKS.items():
-        network = load_network(name)  # one at a time: weights are large
+        network = load_network(name, weights=False)
         rows.append(
             {
                 "name": name,

@@ -19,6 +19,8 @@ The parts, each a class here and one or two files there:
 =================  =======================================  =============================================
 
 Times are cycles from the first in which the engine is busy. "Seen from" a cycle means that a register holds the news in that cycle.
+
+What a unit does in each cycle (its ``o_state``) follows from the same times: see :class:`Timeline`.
 """
 
 from __future__ import annotations
@@ -28,16 +30,17 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from accel.config import QUEUE_DEPTH, EngineConfig
-from accel.isa import INSTRUCTION_BYTES, UNORDERED, Instruction, Opcode, Operation, Target
+from accel.isa import INSTRUCTION_BYTES, MAX_SHARE_LOG2, UNORDERED, Instruction, Opcode, Operation, Target, UnitState
 from accel.program import MemoryTiming, Program
 
-__all__ = ["Estimate", "estimate"]
+__all__ = ["Estimate", "Timeline", "estimate"]
 
 # Facts of the hardware, each beside the name it has there.
 _BURST_BEATS = 64  # write_port.BURST_BEATS
@@ -61,19 +64,131 @@ _WORTH_A_RUN = 4 * _RESULTS
 _Process = Generator["int | None", None, None]
 
 
+Cycles = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """What a unit does in every cycle, in pieces that follow each other without a gap, the first from cycle 0 on.
+
+    Each array is int64 ``(pieces,)``. Piece n lasts from ``begins[n]`` to ``ends[n]`` (exclusive). Of every ``periods[n]`` cycles,
+    counted from ``origins[n]`` on, the first ``widths[n]`` are spent in the state ``states[n]``, the rest in ``others[n]``.
+    """
+
+    begins: Cycles
+    ends: Cycles
+    states: Cycles
+    others: Cycles
+    periods: Cycles
+    widths: Cycles
+    origins: Cycles
+
+    def spent(self, until: Cycles) -> Cycles:
+        """Return how many of the cycles before each of ``until`` (n) are in each state: int64 (n, 8)."""
+        pieces = np.arange(len(self.begins))
+        sums = np.zeros((len(pieces) + 1, len(UnitState)), np.int64)
+        in_state = self._in_state(pieces, self.ends)
+        np.add.at(sums, (pieces + 1, self.states), in_state)
+        np.add.at(sums, (pieces + 1, self.others), self.ends - self.begins - in_state)
+        np.cumsum(sums, axis=0, out=sums)
+        place = np.searchsorted(self.begins, until, side="right") - 1
+        spent = sums[place]
+        in_state = self._in_state(place, until)
+        rows = np.arange(len(until))
+        np.add.at(spent, (rows, self.states[place]), in_state)
+        np.add.at(spent, (rows, self.others[place]), until - self.begins[place] - in_state)
+        return spent
+
+    def _in_state(self, pieces: npt.NDArray[np.intp], until: Cycles) -> Cycles:
+        """Return how many cycles of some pieces, before ``until``, are in the first of their states."""
+        counts = []
+        for cycle in (self.begins[pieces], until):
+            periods, rest = np.divmod(cycle - self.origins[pieces], self.periods[pieces])
+            counts.append(periods * self.widths[pieces] + np.minimum(rest, self.widths[pieces]))
+        return counts[1] - counts[0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What the engine will do: ``cycles`` from start to done, and the cycle in which each instruction finishes (int64, program
-    order)."""
+    """What the engine will do with one image.
+
+    ``cycles``: from start to done. ``retired``: the cycle in which each instruction finishes. ``started`` and ``ended``: the first
+    and the last cycle in which its unit works on it (is BUSY); BEGIN and END have 0 and ``cycles`` everywhere. All three are int64
+    ``(instructions,)``. ``timelines``: of load, execute and store.
+    """
 
     cycles: int
-    retired: npt.NDArray[np.int64]
+    retired: Cycles
+    started: Cycles
+    ended: Cycles
+    timelines: tuple[Timeline, Timeline, Timeline]
+
+    @cached_property
+    def states(self) -> Cycles:
+        """Cycles of load, execute and store in each :class:`~accel.isa.UnitState`: int64 ``(3, 8)``."""
+        return np.stack([line.spent(np.array([self.cycles]))[0] for line in self.timelines])
+
+    @cached_property
+    def spent(self) -> Cycles:
+        """What ``states`` has reached when each instruction finishes, that cycle included: int64 ``(instructions, 3, 8)``."""
+        until = np.minimum(self.retired + 1, self.cycles)
+        until[0] = 0
+        return np.stack([line.spent(until) for line in self.timelines], axis=1)
 
 
 def estimate(program: Program, timing: MemoryTiming | None = None) -> Estimate:
     """Return the cycles of one image, equal to the engine's own counter for every program and memory timing without random
     stalls."""
     return _Replay(program, timing or MemoryTiming()).run()
+
+
+_IDLE, _BUSY = int(UnitState.IDLE), int(UnitState.BUSY)
+_WAIT_LOAD, _WAIT_EXECUTE, _WAIT_STORE = int(UnitState.WAIT_LOAD), int(UnitState.WAIT_EXECUTE), int(UnitState.WAIT_STORE)
+_WAIT_MEMORY, _WAIT_WEIGHTS = int(UnitState.WAIT_MEMORY), int(UnitState.WAIT_WEIGHTS)
+_WAIT_PIPELINE = int(UnitState.WAIT_PIPELINE)
+
+#: state, other, period, width, origin of a :class:`Timeline`
+_Kind = tuple[int, int, int, int, int]
+
+_PLAIN: list[_Kind] = [(state, state, 1, 1, 0) for state in UnitState]
+#: Elements made for the scratchpad, but for the output stage's share: by ``share_log2``.
+_SHARED: list[_Kind] = [_PLAIN[_BUSY]]
+_SHARED += [(_BUSY, _WAIT_PIPELINE, 1 << share, (1 << share) - 1, 0) for share in range(1, MAX_SHARE_LOG2 + 1)]
+
+
+class _Line:
+    """A timeline while it grows."""
+
+    def __init__(self) -> None:
+        self.reached = 0
+        self._begins: list[int] = []
+        self._kinds: list[_Kind] = []
+
+    def until(self, cycle: int, state: int) -> None:
+        """Spend what is left before a cycle, if anything, in a state."""
+        self.weave(cycle, _PLAIN[state])
+
+    def weave(self, cycle: int, kind: _Kind) -> None:
+        """Spend what is left before a cycle, if anything, in two states by turns."""
+        if cycle > self.reached:
+            if not self._kinds or self._kinds[-1] != kind:
+                self._begins.append(self.reached)
+                self._kinds.append(kind)
+            self.reached = cycle
+
+    def timeline(self) -> Timeline:
+        """Return what has become of it."""
+        begins = np.array(self._begins, np.int64)
+        states, others, periods, widths, origins = np.array(self._kinds, np.int64).reshape(-1, 5).T
+        return Timeline(
+            begins=begins,
+            ends=np.append(begins[1:], self.reached),
+            states=states,
+            others=others,
+            periods=periods,
+            widths=widths,
+            origins=origins,
+        )
 
 
 class _Unit:
@@ -99,7 +214,11 @@ class _Replay:
         self.timing = timing
         self.units = [_Unit("load"), _Unit("execute"), _Unit("store")]
         self.retired = np.zeros(len(program.instructions), np.int64)
-        self.channel = _ReadChannel(self.config, timing)
+        self.started = np.zeros(len(program.instructions), np.int64)
+        self.ended = np.zeros(len(program.instructions), np.int64)
+        self.load_line = _Line()
+        self.execute_line = _Line()
+        self.channel = _ReadChannel(self.config, timing, self.load_line)
         self.port = _WritePort(self.config, timing)
         self.now = 0
         self._heap: list[tuple[int, int, int]] = []
@@ -117,7 +236,10 @@ class _Replay:
         self.outstanding = 0
         self.last_fire = -1
         self.last_delayed = -1
-        self.ended: int | None = None
+        self.issues: list[_Issue] = []
+        self.refused: list[tuple[int, int]] = []
+        """From when to when (inclusive) a result at the head waited for the write port to take the word before it."""
+        self.end_from: int | None = None
 
     # ---- events ----
 
@@ -170,20 +292,27 @@ class _Replay:
                     continue
                 if resume is not None:
                     self.wake(process, resume)
-            done = self._done() if self.ended is not None and time >= self._earliest_end() else None
+            done = self._done() if self.end_from is not None and time >= self._earliest_end() else None
         # the registers of dispatcher and engine add a cycle each
         cycles = done + 2
-        self.retired[-1] = cycles
-        return Estimate(cycles=cycles, retired=self.retired)
+        for times in (self.retired, self.started, self.ended):
+            times[-1] = cycles
+        lines = self.load_line, self.execute_line, self._store_line()
+        for line in lines:
+            line.until(cycles, _IDLE)
+        load, execute, store = (line.timeline() for line in lines)
+        return Estimate(
+            cycles=cycles, retired=self.retired, started=self.started, ended=self.ended, timelines=(load, execute, store)
+        )
 
     def _earliest_end(self) -> int:
         return max(unit.finished[-1] if unit.finished else 0 for unit in self.units)
 
     def _done(self) -> int | None:
         """Return the cycle in which all is done, if that is known."""
-        if self.ended is None or any(len(unit.finished) < len(unit.entries) for unit in self.units):
+        if self.end_from is None or any(len(unit.finished) < len(unit.entries) for unit in self.units):
             return None
-        return max(self.ended, self._earliest_end(), self.port.idle_from(), self.channel.idle_from())
+        return max(self.end_from, self._earliest_end(), self.port.idle_from(), self.channel.idle_from())
 
     # ---- orders ----
 
@@ -198,6 +327,10 @@ class _Replay:
                     return None
                 since = max(since, finished[target - 1])
         return since
+
+    def ordered_from(self, orders: tuple[int, int, int], queue: int) -> int:
+        """Return the cycle from which an instruction's order on one queue holds, which is known."""
+        return self.units[queue].finished[orders[queue] - 1] if orders[queue] > 0 else 0
 
     def finish(self, queue: int, position: int, pulse: int) -> None:
         """Note that a queue's next instruction (the program's ``position``-th) retires in cycle ``pulse``."""
@@ -216,7 +349,7 @@ class _Replay:
             needed = chunk * (bursts + 1) - _PREFETCH
             if needed > 0:
                 while len(self.dispatched) < needed:
-                    if self.ended is not None:
+                    if self.end_from is not None:
                         return
                     yield None
                 if self.dispatched[needed - 1] + 1 > self.now:
@@ -247,7 +380,7 @@ class _Replay:
             if start > self.now:
                 yield start
             if instruction.opcode is Opcode.END:
-                self.ended = start + 1
+                self.end_from = start + 1
                 self.wake_all()
                 return
             if queue is not None:
@@ -288,6 +421,14 @@ class _Replay:
                     break
             if begin > self.now:
                 yield begin
+            # unless the receiver still has something to do
+            line = self.load_line
+            line.until(unit.seen[index], _IDLE)
+            line.until(self.ordered_from(orders, 1), _WAIT_EXECUTE)
+            line.until(self.ordered_from(orders, 2), _WAIT_STORE)
+            line.until(self.ordered_from(orders, 0), _WAIT_LOAD)
+            line.until(begin, _WAIT_MEMORY)
+            line.until(begin + 1, _WAIT_PIPELINE)
             if load["target"] == Target.FILL:
                 unit.popped.append(begin)
                 free = begin + 1
@@ -317,6 +458,8 @@ class _Replay:
                 last = self.channel.end()
                 unit.popped.append(self.now)
                 free = self.now + 1
+            self.started[position] = self.channel.first
+            self.ended[position] = last
             # two registers until the last write is in memory, one for the pulse
             self.finish(0, position, last + 3)
 
@@ -377,6 +520,28 @@ class _Replay:
             last_path = path
             last_sums = execute["accumulators"] + _last_word(execute)
             ends.append(last_pixel)
+            self.started[position] = first
+            self.ended[position] = last_pixel
+            line = self.execute_line
+            line.until(unit.seen[index], _IDLE)
+            line.until(self.ordered_from(orders, 0), _WAIT_LOAD)
+            line.until(begin + 1, _WAIT_WEIGHTS)
+            line.until(self.ordered_from(orders, 2), _WAIT_STORE)
+            line.until(self.ordered_from(orders, 1), _WAIT_EXECUTE)
+            line.until(filling + rows, _WAIT_WEIGHTS)
+            line.until(first, _WAIT_PIPELINE)
+            if passes == 1 or pixels == period:
+                line.until(last_pixel + 1, _BUSY)
+            elif rows == period:
+                line.weave(last_pixel + 1, (_BUSY, _WAIT_WEIGHTS, period, pixels, first))
+            elif rows <= pixels:
+                line.weave(last_pixel + 1, (_BUSY, _WAIT_PIPELINE, period, pixels, first))
+            else:
+                for start in range(first, last_pass + 1, period):
+                    line.until(start + pixels, _BUSY)
+                    if start < last_pass:
+                        line.until(start + rows, _WAIT_WEIGHTS)
+                        line.until(start + period, _WAIT_PIPELINE)
             if array:
                 pulse = last_pixel + rows + columns + 8
             else:
@@ -407,6 +572,8 @@ class _Replay:
                 while (announced := self.port.announce(begin + 1, store)) is None:
                     yield None
                 issue = announced + 1
+            self.started[position] = issue
+            held: list[tuple[int, int]] = []
             pool, groups, n_x = store["pool"], store["groups"], store["n_x"]
             words = n_x * store["n_y"]
             done = 0
@@ -424,7 +591,10 @@ class _Replay:
                             if self._due[_WRITE] is None:
                                 self.wake(_WRITE, self.now)
                             yield None
-                        issue = max(issue, heapq.heappop(self.releases) + 1)
+                        credited = heapq.heappop(self.releases) + 1
+                        if credited > issue:
+                            held.append((issue, credited))
+                            issue = credited
                         self.outstanding -= 1
                     self.outstanding += 1
                     if part <= -groups:
@@ -437,8 +607,42 @@ class _Replay:
                         )
                     issue += 1
             unit.popped.append(issue - 1)
+            self.ended[position] = issue - 1
+            self.issues.append(_Issue(position, unit.seen[index], orders, begin, held))
             free = issue
             self.wake_all()
+
+    def _store_line(self) -> _Line:
+        """Return the timeline of the output stage, once all is over."""
+        line = _Line()
+        refused = iter(self.refused)
+        since, until = next(refused, (1 << 62, 1 << 62))
+
+        def hold(cycle: int) -> None:
+            """Spend what is left before a cycle waiting for credits, for the cause of the cycle before."""
+            nonlocal since, until
+            while line.reached < cycle:
+                while until + 1 < line.reached:
+                    since, until = next(refused, (1 << 62, 1 << 62))
+                line.until(min(since + 1, cycle), _WAIT_PIPELINE)
+                line.until(min(until + 2, cycle), _WAIT_MEMORY)
+
+        written = 0  # the cycle from which all results of earlier instructions are written
+        for issue in self.issues:
+            hold(min(written, issue.seen))
+            line.until(issue.seen, _IDLE)
+            line.until(self.ordered_from(issue.orders, 1), _WAIT_EXECUTE)
+            line.until(self.ordered_from(issue.orders, 0), _WAIT_LOAD)
+            line.until(self.ordered_from(issue.orders, 2), _WAIT_STORE)
+            hold(issue.begin + 1)
+            line.until(int(self.started[issue.position]), _WAIT_MEMORY)
+            for start, end in issue.held:
+                line.until(start, _BUSY)
+                hold(end)
+            line.until(int(self.ended[issue.position]) + 1, _BUSY)
+            written = int(self.retired[issue.position])
+        hold(written)
+        return line
 
     def _undisturbed(self, store: Instruction, start: int, latency: int) -> Generator[int | None, None, int]:
         """Issue and write groups from cycle ``start`` on for as long as nothing delays a result; return the words done.
@@ -493,6 +697,9 @@ class _Replay:
                 yield None
             result = self.results[0]
             fire = self._write_from()
+            ready = max(result.earliest, self.last_fire + 1)
+            if fire > ready:
+                self.refused.append((ready, fire - 1))
             if result.store["to_scratchpad"] and result.x is not None:
                 # the load unit's writes go first; all that it makes by the cycle before must be known
                 while True:
@@ -539,13 +746,27 @@ class _Result(NamedTuple):
     position: int | None
 
 
+class _Issue(NamedTuple):
+    """What the timeline of the output stage needs of an instruction: among others, from when to when (exclusive) it had no
+    credit."""
+
+    position: int
+    seen: int
+    orders: tuple[int, int, int]
+    begin: int
+    held: list[tuple[int, int]]
+
+
 class _ReadChannel:
     """The read port, memory's side of it, and the receiver of the load unit: beats come in the order of their bursts."""
 
-    def __init__(self, config: EngineConfig, timing: MemoryTiming) -> None:
+    def __init__(self, config: EngineConfig, timing: MemoryTiming, line: _Line) -> None:
         self.bus = config.bus_bytes
         self.latency = timing.latency
         self.interval = timing.interval
+        self.first = 0
+        """First cycle in which the receiver worked on the latest LOAD."""
+        self._line = line
         self._ready = -(1 << 30)  # the last beat was ready
         self._delivered = -(1 << 30)  # the last beat was taken
         self._released = -(1 << 30)  # the receiver's register can take a beat again
@@ -610,7 +831,9 @@ class _ReadChannel:
         """Receive a FILL; return the cycle of its last element."""
         self._announce(begin)
         self._share = share
+        self.first = self._active + _left_alone(self._active, share)
         self._ends.append(self._emit(self._active, count))
+        self._line.weave(self._ends[-1] + 1, _SHARED[share])
         return self._ends[-1]
 
     def begin(self, begin: int, load: Instruction) -> None:
@@ -618,6 +841,7 @@ class _ReadChannel:
         self._announce(begin)
         self._load = load
         self._share = load["share_log2"]
+        self.first = -1
         self._row = 0
         self._row_left = 0
         self._part = 0
@@ -661,10 +885,15 @@ class _ReadChannel:
             else:
                 count = min(self._row_left, (self.bus - self._at) // element)
                 self._at = 0
+            self._line.until(held, _WAIT_MEMORY)
+            if self.first < 0:
+                self.first = held + (to_scratchpad and count > 0 and _left_alone(held, self._share))
             if to_scratchpad and count:
                 self._released = self._emit(held, count)
+                self._line.weave(self._released + 1, _SHARED[self._share])
             else:
                 self._released = held + max(count - 1, 0)
+                self._line.until(self._released + 1, _BUSY)
             self._row_left -= count
             self._last = self._released
         self._ready = ready
@@ -678,8 +907,18 @@ class _ReadChannel:
         received.
         """
         last_ready = ready + (beats - 1) * self.interval
+        line = self._line
         if not to_scratchpad:
             # a beat a cycle, or as memory has them
+            line.until(max(ready, self._delivered + 1) + 1, _WAIT_MEMORY)
+            if self.interval == 1:
+                line.until(line.reached + beats, _BUSY)
+            else:
+                late = min(beats, max(0, -(-(self._delivered + 1 - ready) // (self.interval - 1))))
+                line.until(line.reached + late, _BUSY)
+                if late < beats:
+                    line.until(ready + late * self.interval + 1, _WAIT_MEMORY)
+                    line.weave(last_ready + 2, (_BUSY, _WAIT_MEMORY, self.interval, 1, line.reached))
             self._delivered = max(last_ready, self._delivered + beats)
             self._released = self._delivered + 1
         elif parts == 1 and self.interval == 1:
@@ -690,8 +929,10 @@ class _ReadChannel:
             last_made = made + beats - 1
             if _slot(last_ready + 1, share) > last_made or _slot(ready + 1, share) > _slot(self._released, share) + 1:
                 return 0
+            line.until(max(ready, self._delivered + 1, self._released) + 1, _WAIT_MEMORY)
             self._delivered = max(last_ready, _slot_cycle(last_made - 1, share))
             self._released = self._emit(_slot_cycle(made, share), beats)
+            line.weave(self._released + 1, _SHARED[share])
         else:
             return 0
         self._part += beats

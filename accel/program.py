@@ -7,8 +7,9 @@ beat is wasted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +20,10 @@ from accel.errors import SystolithError
 from accel.graph import Shape
 from accel.isa import INSTRUCTION_BYTES, Instruction, Opcode
 
-__all__ = ["Backend", "LayerInfo", "MemoryTiming", "Program", "ProgramError", "RunResult", "TensorBinding", "UnitCounters"]
+__all__ = ["UNITS", "Backend", "LayerInfo", "MemoryTiming", "Program", "ProgramError", "RunResult", "TensorBinding", "UnitCounters"]
+
+#: The engine's units, in the order of every list of three.
+UNITS = ("load", "execute", "store")
 
 Int8Array = npt.NDArray[np.int8]
 Bytes = npt.NDArray[np.uint8]
@@ -88,14 +92,14 @@ class LayerInfo:
 class Program:
     """A network compiled for one configuration.
 
-    ``image`` is what memory holds at first, from byte 0: the instructions, then parameters; the rest of ``memory_bytes`` is
-    undefined.
+    ``pack`` returns what memory holds at first, from byte 0: the instructions, then parameters; the rest of ``memory_bytes`` is
+    undefined. It is called when ``image`` is first asked for: the cycle model and the listing of instructions need no data.
     """
 
     network: str
     config: EngineConfig
     instructions: tuple[Instruction, ...]
-    image: Bytes
+    pack: Callable[[], Bytes]
     memory_bytes: int
     input: TensorBinding
     output: TensorBinding
@@ -105,8 +109,14 @@ class Program:
         ops = [instruction.opcode for instruction in self.instructions]
         if len(ops) < 2 or ops[0] is not Opcode.BEGIN or ops[-1] is not Opcode.END:
             raise ProgramError(f"{self.network}: a program begins with BEGIN and ends with END")
-        if self.image.nbytes < len(ops) * INSTRUCTION_BYTES or self.image.nbytes > self.memory_bytes:
-            raise ProgramError(f"{self.network}: an image of {self.image.nbytes} bytes does not fit {self.memory_bytes}")
+
+    @cached_property
+    def image(self) -> Bytes:
+        """What memory holds at first: uint8, whole instructions and data."""
+        image = self.pack()
+        if image.nbytes < len(self.instructions) * INSTRUCTION_BYTES or image.nbytes > self.memory_bytes:
+            raise ProgramError(f"{self.network}: an image of {image.nbytes} bytes does not fit {self.memory_bytes}")
+        return image
 
     @property
     def macs(self) -> int:
@@ -159,9 +169,9 @@ class RunResult:
 
     ``outputs`` int8 ``(images, height, width, channels)``. ``cycles``: for each image, from start to done; None for backends
     without time. ``retired``: for each image, the cycle in which each instruction finished (int64, instruction order, BEGIN and END
-    included as 0 and ``cycles``). ``counters``: for each image, the units ``load``, ``execute``, ``store``.
-    ``spent``: for each image, the cycles that each unit (in that order) had spent in each ``UnitState`` when each instruction
-    finished, int64 ``(instructions, 3, states)``; idle cycles before the start are among them.
+    included as 0 and ``cycles``). ``counters``: for each image, one for each of ``UNITS``.
+    ``spent``: for each image, the cycles from the start that each unit (in that order) had spent in each ``UnitState`` when each
+    instruction finished, int64 ``(instructions, 3, states)``: nothing for BEGIN, what ``counters`` has for END.
     ``seconds``: wall-clock time spent simulating.
     """
 

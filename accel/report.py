@@ -14,7 +14,7 @@ from accel.config import EngineConfig
 from accel.graph import Network
 from accel.isa import UnitState
 from accel.perf import Estimate
-from accel.program import MemoryTiming, Program, RunResult
+from accel.program import UNITS, MemoryTiming, Program, RunResult
 
 __all__ = [
     "EstimateReport",
@@ -33,6 +33,9 @@ __all__ = [
 Stalls = Mapping[str, Mapping[str, float]]
 
 Int8Array = npt.NDArray[np.int8]
+
+#: Of one image: cycles, and ``retired`` and ``spent`` of :class:`~accel.program.RunResult`.
+_Account = tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,10 +227,9 @@ def report_run(
 ) -> RunReport:
     """Compare a run with the golden model's outputs ``expected`` (same shape as ``result.outputs``) and account for its cycles."""
     images = len(result.outputs)
-    spans: list[float] | None = None
-    if result.cycles is not None and result.retired is not None:
-        each = [layer_cycles(program, done, total) for done, total in zip(result.retired, result.cycles, strict=True)]
-        spans = [_mean(sum(column), images) for column in zip(*each, strict=True)]
+    accounts = None
+    if result.cycles is not None and result.retired is not None and result.spent is not None:
+        accounts = list(zip(result.cycles, result.retired, result.spent, strict=True))
     differs = (result.outputs != expected).reshape(images, -1).any(axis=1)
     return RunReport(
         network=program.network,
@@ -244,8 +246,8 @@ def report_run(
         total_cycles=None if result.cycles is None else sum(result.cycles),
         macs_per_image=program.macs,
         seconds=result.seconds,
-        layers=_layers(program, spans, _layer_stalls(program, result)),
-        stalls=_stalls(result),
+        layers=_layers(program, accounts),
+        stalls=_stalls(accounts),
         notes=tuple(notes),
     )
 
@@ -255,6 +257,7 @@ def report_estimate(
 ) -> EstimateReport:
     """Account for the cycles that the model gives ``program``, compiled from ``network``; ``clock`` in MHz."""
     bounds = roofline.layer_bounds(network, program)
+    accounts = [(estimated.cycles, estimated.retired, estimated.spent)]
     return EstimateReport(
         network=program.network,
         config=program.config,
@@ -270,8 +273,8 @@ def report_estimate(
         total_cycles=estimated.cycles,
         macs_per_image=program.macs,
         seconds=seconds,
-        layers=_layers(program, layer_cycles(program, estimated.retired, estimated.cycles)),
-        stalls={},
+        layers=_layers(program, accounts),
+        stalls=_stalls(accounts),
         notes=network.notes,
         rooflines=tuple(float(bound) for bound in bounds),
         roofline_cycles=roofline.total_cycles(bounds),
@@ -279,9 +282,14 @@ def report_estimate(
     )
 
 
-def _layers(program: Program, known: Sequence[float] | None, stalls: Sequence[Stalls] | None = None) -> tuple[LayerReport, ...]:
-    """Return the layers with their cycles in one image, and what the units waited for, as far as these are known."""
-    spans: Sequence[float | None] = known or [None] * len(program.layers)
+def _layers(program: Program, accounts: Sequence[_Account] | None) -> tuple[LayerReport, ...]:
+    """Return the layers, with their cycles in one image and what the units waited for when that is known."""
+    spans: Sequence[float | None] = [None] * len(program.layers)
+    stalls: Sequence[Stalls] = [{}] * len(program.layers)
+    if accounts is not None:
+        each = [layer_cycles(program, retired, cycles) for cycles, retired, _ in accounts]
+        spans = [_mean(sum(column), len(accounts)) for column in zip(*each, strict=True)]
+        stalls = _layer_stalls(program, accounts)
     return tuple(
         LayerReport(
             name=layer.name,
@@ -292,46 +300,46 @@ def _layers(program: Program, known: Sequence[float] | None, stalls: Sequence[St
             bytes=layer.bytes_read + layer.bytes_written,
             stalls=waits,
         )
-        for layer, cycles, waits in zip(program.layers, spans, stalls or [{}] * len(program.layers), strict=True)
+        for layer, cycles, waits in zip(program.layers, spans, stalls, strict=True)
     )
 
 
-def _stalls(result: RunResult) -> Stalls:
+def _stalls(accounts: Sequence[_Account] | None) -> Stalls:
     """Return what kept each unit waiting, in cycles an image, longest first; idle and busy cycles are no stalls."""
-    if not result.counters:
+    if accounts is None:
         return {}
-    return {
-        unit: _waits(np.sum([image[unit].states for image in result.counters], axis=0), len(result.counters))
-        for unit in result.counters[0]
-    }
+    return _waits(np.sum([spent[-1] for _, _, spent in accounts], axis=0), len(accounts))
 
 
-def _waits(sums: npt.NDArray[np.int64], images: int) -> dict[str, float]:
-    """Return the waiting states of a unit that were ever entered, longest first: their mean over the images."""
-    states = {
-        state.name.lower(): _mean(int(sums[state]), images)
-        for state in UnitState
-        if state not in (UnitState.IDLE, UnitState.BUSY) and sums[state]
-    }
-    return dict(sorted(states.items(), key=lambda item: -item[1]))
+def _waits(sums: npt.NDArray[np.int64], images: int) -> Stalls:
+    """Return each unit's waiting states that were ever entered, longest first: the mean of ``sums`` (units, states) over the
+    images."""
+    waits = {}
+    for unit, cycles in zip(UNITS, sums, strict=True):
+        states = {
+            state.name.lower(): _mean(int(cycles[state]), images)
+            for state in UnitState
+            if state not in (UnitState.IDLE, UnitState.BUSY) and cycles[state]
+        }
+        waits[unit] = dict(sorted(states.items(), key=lambda item: -item[1]))
+    return waits
 
 
-def _layer_stalls(program: Program, result: RunResult) -> list[Stalls] | None:
+def _layer_stalls(program: Program, accounts: Sequence[_Account]) -> list[Stalls]:
     """Return what kept each unit waiting in each layer's span of :func:`layer_cycles`."""
-    if result.retired is None or result.spent is None or result.counters is None:
-        return None
-    sums = np.zeros((len(program.layers), *result.spent[0].shape[1:]), np.int64)
-    for retired, spent in zip(result.retired, result.spent, strict=True):
-        reached = np.zeros_like(spent[0])
+    sums = np.zeros((len(program.layers), len(UNITS), len(UnitState)), np.int64)
+    for _, retired, spent in accounts:
+        reached = np.zeros_like(sums[0])
         until = -1
         for number, layer in enumerate(program.layers):
             end = layer.first_instruction + int(retired[layer.first_instruction : layer.last_instruction + 1].argmax())
+            if number == len(program.layers) - 1:
+                end = -1
             if retired[end] > until:
                 until = int(retired[end])
                 sums[number] += spent[end] - reached
                 reached = spent[end]
-    images = len(result.retired)
-    return [{unit: _waits(each[axis], images) for axis, unit in enumerate(result.counters[0])} for each in sums]
+    return [_waits(each, len(accounts)) for each in sums]
 
 
 def _mean(total: int, count: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, TextIO
 
@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from accel.program import MemoryTiming
-from accel.report import EstimateReport, RunReport, Stalls
+from accel.report import EstimateReport, LayerReport, RunReport, Stalls
 
 __all__ = [
     "PlainProgress",
@@ -134,23 +134,23 @@ def show_run(console: Console, report: RunReport, images: Sequence[Pixels] | Non
 def show_estimate(console: Console, report: EstimateReport) -> None:
     """Print what one image would take, layer by layer, beside what the roofline asks for."""
     table = Table(title=f"{report.network} on {report.config.name}, one image", title_justify="left", title_style="bold")
-    table.add_column("layer", no_wrap=True)
-    for name in ("cycles", "roofline", "MACs", "utilisation", "bytes moved"):
+    table.add_column("layer", overflow="fold")  # figures are never cut
+    for name in ("cycles", "roofline", "MACs", "used", "bytes", "waits"):
         table.add_column(name, justify="right", no_wrap=True)
     for layer, bound in zip(report.layers, report.rooflines, strict=True):
         cycles, *others = _figures(layer.cycles, layer.macs, layer.utilisation, layer.bytes)
-        table.add_row(layer.name, cycles, f"{bound:,.0f}" if bound else "-", *others)
+        table.add_row(layer.name, cycles, f"{bound:,.0f}" if bound else "-", *others, _cause(layer))
     table.add_section()
     moved = sum(layer.bytes for layer in report.layers)
     cycles, *others = _figures(report.cycles_per_image, report.macs_per_image, report.utilisation, moved)
-    table.add_row("all", cycles, f"{report.roofline_cycles:,}", *others, style="bold")
+    table.add_row("all", cycles, f"{report.roofline_cycles:,}", *others, _cause(report), style="bold")
     rows = [
         ("memory", describe_memory(report.timing, report.config.bus_bytes)),
         ("cycles", f"{_number(report.cycles_per_image)} an image, {report.utilisation:.1%} of {_array(report)}"),
         ("roofline", f"{report.roofline_cycles:,} cycles, {report.roofline_share:.1%} of what the engine takes"),
         ("speed", f"{report.images_per_second:,.4g} images/s at {report.clock:g} MHz"),
     ]
-    console.print(table, "", _grid(rows), sep="\n")
+    console.print(table, "", _stall_table(report.stalls), "", _grid(rows), sep="\n")
     for note in report.notes:
         console.print(f"note: {note}")
 
@@ -178,26 +178,30 @@ def _more(images: int) -> str:
 
 def _layers(report: RunReport) -> Table:
     table = Table(title=f"{report.network} on {report.config.name}, one image", title_justify="left", title_style="bold")
-    table.add_column("layer", no_wrap=True)
-    table.add_column("op", no_wrap=True)
+    table.add_column("layer", overflow="fold")  # figures are never cut
+    table.add_column("op", overflow="fold")
     for name in ("cycles", "MACs", "utilisation", "bytes"):
         table.add_column(name, justify="right", no_wrap=True)
     if report.stalls:
         table.add_column("waits", justify="right", no_wrap=True)
     for layer in report.layers:
-        waits = [_causes(layer.stalls.get("execute", {}))] if report.stalls else []
+        waits = [_cause(layer)] if report.stalls else []
         table.add_row(layer.name, layer.op, *_figures(layer.cycles, layer.macs, layer.utilisation, layer.bytes), *waits)
     table.add_section()
     moved = sum(layer.bytes for layer in report.layers)
-    waits = [_causes(report.stalls.get("execute", {}))] if report.stalls else []
+    waits = [_cause(report)] if report.stalls else []
     figures = _figures(report.cycles_per_image, report.macs_per_image, report.utilisation, moved)
     table.add_row("all", "", *figures, *waits, style="bold")
     return table
 
 
-def _causes(states: Mapping[str, float]) -> str:
-    """Return the longest wait; all of them are in the JSON."""
-    return next((f"{_number(cycles)} {state.removeprefix('wait_')}" for state, cycles in states.items()), "-")
+def _cause(report: LayerReport | RunReport) -> str:
+    """Return what the execute unit waited for most, as a share of all cycles (from half a percent on); the rest is in the JSON."""
+    cycles = report.cycles if isinstance(report, LayerReport) else report.cycles_per_image
+    for state, waited in report.stalls.get("execute", {}).items():
+        if cycles and waited >= 0.005 * cycles:
+            return f"{waited / cycles:.0%} {state.removeprefix('wait_')}"
+    return "-"
 
 
 def _figures(cycles: float | None, macs: int, utilisation: float | None, moved: int) -> tuple[str, str, str, str]:

@@ -1,4 +1,4 @@
-"""Random networks for tests: every feature of the layer graph, in sizes small enough to simulate."""
+"""Random networks for tests: every feature of the layer graph, in sizes small enough to simulate; and what tests compare."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import numpy.typing as npt
 from accel.config import EngineConfig
 from accel.graph import Add, AveragePool, Conv2D, Lookup, MaxPool, Network, Operator, Requantisation, Shape, Tensor, Window
 from accel.numerics import INT8_MAX, INT8_MIN, Rounding, quantise_multiplier
+from accel.perf import estimate
+from accel.program import MemoryTiming, Program, RunResult
 
-__all__ = ["ODD_CONFIGS", "random_conv", "random_image", "random_network"]
+__all__ = ["ODD_CONFIGS", "assert_time_is_known", "random_conv", "random_image", "random_network"]
 
 Int8Array = npt.NDArray[np.int8]
 
@@ -230,3 +232,19 @@ def _random_axis(rng: np.random.Generator, size: int, *, pool: bool, dilated: bo
     if size + before + after < extent:
         kernel, dilation, before, after = min(size, kernel), 1, 0, 0
     return kernel, int(rng.integers(1, 4)), before, after, dilation
+
+
+def assert_time_is_known(program: Program, timing: MemoryTiming, result: RunResult, what: str) -> None:
+    """Compare a cycle-accurate run without random stalls with the cycle model: the cycles in all, of every instruction, and by
+    what every unit did in them. Raises :class:`AssertionError`, which says ``what`` was run."""
+    predicted = estimate(program, timing)
+    what = f"{what}, {timing}"
+    assert result.cycles is not None
+    assert result.retired is not None
+    assert result.counters is not None
+    assert result.spent is not None
+    for cycles, retired, counters, spent in zip(result.cycles, result.retired, result.counters, result.spent, strict=True):
+        assert cycles == predicted.cycles, what
+        np.testing.assert_array_equal(retired, predicted.retired, err_msg=what)
+        np.testing.assert_array_equal([unit.states for unit in counters.values()], predicted.states, err_msg=what)
+        np.testing.assert_array_equal(spent, predicted.spent, err_msg=what)

@@ -350,17 +350,16 @@ class StoreUnit(wiring.Component):
         m.d.sync += self.o_retire.eq(fire & head.place.last)
 
         # ---- state ----
-        waiting_port = Signal()
-        m.d.comb += waiting_port.eq(results.r_rdy & ~fire)
+        # A group is held up when no result was written in the cycle before: the word before it had not left, or else a port was
+        # taken.
+        refused = Signal()
+        m.d.sync += refused.eq(results.r_rdy & word_valid & ~self.o_word.ready)
+        held_up = Mux(refused, UnitState.WAIT_MEMORY, UnitState.WAIT_PIPELINE)
         m.d.comb += self.o_state.eq(UnitState.IDLE)
         with m.If(issue):
             m.d.comb += self.o_state.eq(UnitState.BUSY)
         with m.Elif(active):
-            m.d.comb += self.o_state.eq(
-                Mux(waiting_port & head.place.to_memory & word_valid, UnitState.WAIT_MEMORY, UnitState.WAIT_PIPELINE)
-            )
-            with m.If(store.to_memory & ~announced):
-                m.d.comb += self.o_state.eq(UnitState.WAIT_MEMORY)
+            m.d.comb += self.o_state.eq(Mux(store.to_memory & ~announced, UnitState.WAIT_MEMORY, held_up))
         with m.Elif(self.i_entry.valid & ~is_ordered(entry.orders.execute, self.i_completed.execute)):
             m.d.comb += self.o_state.eq(UnitState.WAIT_EXECUTE)
         with m.Elif(self.i_entry.valid & ~is_ordered(entry.orders.load, self.i_completed.load)):
@@ -368,7 +367,7 @@ class StoreUnit(wiring.Component):
         with m.Elif(self.i_entry.valid & ~is_ordered(entry.orders.store, self.i_completed.store)):
             m.d.comb += self.o_state.eq(UnitState.WAIT_STORE)
         with m.Elif(self.i_entry.valid | (credits != RESULTS)):
-            m.d.comb += self.o_state.eq(UnitState.WAIT_PIPELINE)
+            m.d.comb += self.o_state.eq(held_up)
         return m
 
     def _parameters(self, m: Module, address: Value) -> list[data.View]:

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from accel.errors import SystolithError
 from accel.isa import CSR, INSTRUCTION_BYTES, Error, IsaError, Opcode, UnitState
 from accel.listing import disassemble
-from accel.program import Bytes, MemoryTiming, Program, RunResult, UnitCounters
+from accel.program import UNITS, Bytes, MemoryTiming, Program, RunResult, UnitCounters
 
 __all__ = [
     "BASE_ADDRESS",
@@ -34,7 +34,6 @@ __all__ = [
     "CONTROL_OUTPUTS",
     "MEMORY_INPUTS",
     "MEMORY_OUTPUTS",
-    "UNITS",
     "Outcome",
     "Progress",
     "Session",
@@ -52,9 +51,6 @@ __all__ = [
 
 #: Where memory lies on the bus. Not zero, so that an engine which forgets its BASE register is found out.
 BASE_ADDRESS = 0x8000_0000
-
-#: The engine's units, in the order of every list of three.
-UNITS = ("load", "execute", "store")
 
 #: Seed of the bytes in memory that nothing has written.
 _GARBAGE_SEED = 0x5EED
@@ -212,8 +208,8 @@ def run_images(
         before += outcome.finished
         cycles.append(spent)
         retired.append(_retirements(program, outcome, spent))
-        spent_states.append(_spent(program, outcome))
         counters.append(_counters(program, outcome, spent))
+        spent_states.append(_spent(program, outcome, spent))
         outputs[number] = program.result(memory)
     return RunResult(
         outputs=outputs,
@@ -284,13 +280,13 @@ def _retirements(program: Program, outcome: Outcome, spent: int) -> npt.NDArray[
     return result
 
 
-def _spent(program: Program, outcome: Outcome) -> npt.NDArray[np.int64]:
-    """Return, for each instruction, what the units had spent when it retired (END: in all), idle cycles before the start
-    included."""
+def _spent(program: Program, outcome: Outcome, cycles: int) -> npt.NDArray[np.int64]:
+    """Return, for each instruction, what the units had spent since the start when it retired (BEGIN: nothing, END: in all)."""
     result = np.zeros((len(program.instructions), len(UNITS), len(UnitState)), np.int64)
     for unit, seen in zip(UNITS, outcome.spent, strict=True):
         result[_instructions_of(program, unit)] = seen
     result[-1] = outcome.states
+    result[1:, :, UnitState.IDLE] -= outcome.finished - cycles
     return result
 
 

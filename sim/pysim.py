@@ -14,14 +14,13 @@ from amaranth.sim import Simulator
 
 from accel.config import EngineConfig
 from accel.isa import UnitState
-from accel.program import Bytes, MemoryTiming, Program, RunResult
+from accel.program import UNITS, Bytes, MemoryTiming, Program, RunResult
 from sim.harness import (
     BASE_ADDRESS,
     CONTROL_INPUTS,
     CONTROL_OUTPUTS,
     MEMORY_INPUTS,
     MEMORY_OUTPUTS,
-    UNITS,
     Outcome,
     Progress,
     Step,

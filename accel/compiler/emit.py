@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
@@ -71,7 +72,8 @@ def _merged(loops: list[Loop]) -> list[Loop]:
 class Emitter:
     """Collects a program in program order.
 
-    Addresses of data and of maps are offsets into their sections until :meth:`finish` knows where the sections begin.
+    Addresses of data and of maps are offsets into their sections until :meth:`finish` knows where the sections begin. Data are
+    packed only when the image is asked for.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -82,9 +84,9 @@ class Emitter:
         self._instructions: list[tuple[Opcode, dict[str, int], str]] = [
             (Opcode.BEGIN, {"magic": MAGIC, "isa_version": ISA_VERSION, "digest": config.digest}, "")
         ]
-        self._data: list[Bytes] = []
+        self._data: list[tuple[int, int, Callable[[], Bytes]]] = []
         self._data_bytes = 0
-        self._data_at: dict[Hashable, tuple[int, int]] = {}
+        self._data_at: dict[Hashable, int] = {}
         self.map_bytes = 0
         self._rings = {
             Target.WEIGHTS: Ring[int](0, config.weight_words),
@@ -101,28 +103,29 @@ class Emitter:
         """Take ``size`` bytes of the section of maps, from ``map_bytes`` on."""
         self.map_bytes = _align(self.map_bytes + size, _MAP_ALIGNMENT)
 
-    def load_weights(self, key: Hashable, pack: Callable[[], Bytes]) -> tuple[int, int]:
-        """Have the words that ``pack`` returns in the weight memory; return their address and number.
+    def load_weights(self, key: Hashable, words: int, pack: Callable[[], Bytes]) -> int:
+        """Have the ``words`` that ``pack`` returns, uint8 ``(words, weight_word_bytes)``, on chip; return their address.
 
         ``key`` stands for the words: they are packed once, and loaded again only when the ring has gone over them.
         """
-        return self._cached(Target.WEIGHTS, key, pack)
+        return self._cached(Target.WEIGHTS, key, words, pack)
 
     def load_parameters(self, key: Hashable, entries: Bytes) -> int:
         """Have parameter entries (uint8 ``(channels, 16)``) in the parameter memory; return the address of their first group."""
-        return self._cached(Target.PARAMETERS, key, lambda: entries)[0]
+        return self._cached(Target.PARAMETERS, key, len(entries), lambda: entries)
 
-    def _cached(self, target: Target, key: Hashable, pack: Callable[[], Bytes]) -> tuple[int, int]:
+    def _cached(self, target: Target, key: Hashable, elements: int, pack: Callable[[], Bytes]) -> int:
         ring, per_address, space = self._rings[target], 1, Space.WEIGHTS
+        element_bytes = self.config.weight_word_bytes
         if target is Target.PARAMETERS:
             per_address, space = self.config.lanes, Space.PARAMETERS
-        offset, elements = self._place_data(key, pack)
+            element_bytes = PARAMETER_BYTES
         found = ring.find(key)
         if found is not None:
-            return found, elements
+            return found
+        offset = self._place_data(key, elements * element_bytes, pack)
         address = ring.allocate(key, elements // per_address)
         ring.put(key, address)
-        element_bytes = PARAMETER_BYTES if target is Target.PARAMETERS else self.config.weight_word_bytes
         self._load(
             target,
             memory_address=offset,
@@ -132,17 +135,14 @@ class Emitter:
             loops=[Loop(elements, 1, element_bytes)],
             writes=[Access(space, address, address + elements // per_address)],
         )
-        return address, elements
+        return address
 
-    def _place_data(self, key: Hashable, pack: Callable[[], Bytes]) -> tuple[int, int]:
-        """Return the offset and number of the elements behind a key, packing them the first time."""
+    def _place_data(self, key: Hashable, size: int, pack: Callable[[], Bytes]) -> int:
+        """Return the offset of the data behind a key: ``size`` bytes, which ``pack`` returns."""
         if key not in self._data_at:
-            data = pack()
-            self._data_at[key] = self._data_bytes, len(data)
-            self._data.append(data.reshape(-1))
-            padding = -data.size % _DATA_ALIGNMENT
-            self._data.append(np.zeros(padding, np.uint8))
-            self._data_bytes += data.size + padding
+            self._data_at[key] = self._data_bytes
+            self._data.append((self._data_bytes, size, pack))
+            self._data_bytes = _align(self._data_bytes + size, _DATA_ALIGNMENT)
         return self._data_at[key]
 
     def load_table(self, target: Target, table: Bytes) -> None:
@@ -153,7 +153,7 @@ class Emitter:
         self._tables[target] = content
         element_bytes, space = (1, Space.TABLE) if target is Target.TABLE else (4, Space.PAIR_TABLE)
         entries = len(content) // element_bytes
-        offset, _ = self._place_data((target, content), lambda: table)
+        offset = self._place_data((target, content), len(content), lambda: table)
         self._load(
             target,
             memory_address=offset,
@@ -375,8 +375,9 @@ class Emitter:
     def _emit(self, opcode: Opcode, values: dict[str, int], section: str, reads: list[Access], writes: list[Access]) -> None:
         self._instructions.append((opcode, values | self._hazards.order(opcode, reads, writes), section))
 
-    def finish(self, name: str) -> tuple[tuple[Instruction, ...], Bytes, int, int]:
-        """End the program. Return its instructions, its image, the address of the section of maps, and the bytes of memory needed.
+    def finish(self, name: str) -> tuple[tuple[Instruction, ...], Callable[[], Bytes], int, int]:
+        """End the program. Return its instructions, what packs its image, the address of the section of maps, and the bytes of
+        memory needed.
 
         Raises :class:`CompileError` naming the network when it needs more memory than an address can hold.
         """
@@ -392,6 +393,17 @@ class Emitter:
             if section:
                 values["memory_address"] += bases[section]
             instructions.append(Instruction(opcode, values))
-        code = b"".join(instruction.encode() for instruction in instructions)
-        image = np.concatenate([np.frombuffer(code.ljust(data_base, b"\0"), np.uint8), *self._data])
-        return tuple(instructions), image, map_base, total
+        program = tuple(instructions)
+        return program, functools.partial(_image, program, self._data, data_base, data_base + self._data_bytes), map_base, total
+
+
+def _image(
+    instructions: tuple[Instruction, ...], data: list[tuple[int, int, Callable[[], Bytes]]], data_base: int, size: int
+) -> Bytes:
+    """Return the instructions, and from ``data_base`` on the data, as memory holds them: uint8 ``(size,)``."""
+    image = np.zeros(size, np.uint8)
+    code = b"".join(instruction.encode() for instruction in instructions)
+    image[: len(code)] = np.frombuffer(code, np.uint8)
+    for offset, length, pack in data:
+        image[data_base + offset : data_base + offset + length] = pack().reshape(-1)
+    return image

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +21,7 @@ from accel.compiler.residency import Placement
 from accel.compiler.rings import Ring
 from accel.compiler.stages import MAX_WINDOW, Bytes, Int8Array, Region, Stage, Unit, spans, storage_period
 from accel.compiler.timeline import Timeline
-from accel.compiler.weights import Box, pack_weights, unit_weights, window_weights
+from accel.compiler.weights import Box, pack_weights, packed_words, unit_weights, window_weights
 from accel.config import EngineConfig
 from accel.isa import Opcode, Operation, Source, Target, fields_of
 
@@ -450,7 +451,8 @@ class _StageLowering:
                 self.needed[key] = bool(chosen().any())
             if not self.needed[key]:
                 return None
-        return self.emitter.load_weights(key, lambda: pack_weights(chosen(), self.tap_rows, self.config))
+        words = packed_words(math.prod(last - first for first, last in box), self.tap_rows, self.config)
+        return self.emitter.load_weights(key, words, lambda: pack_weights(chosen(), self.tap_rows, self.config)), words
 
     def _execute(
         self,
@@ -494,7 +496,8 @@ class _StageLowering:
     def _window_weights(self, unit: Unit, part: int) -> tuple[int, int]:
         """Have the tiles of a unit's windows on chip; return address and words."""
         key = (self.index, unit.first_channel, part)
-        return self.emitter.load_weights(key, lambda: window_weights(self.stage, unit, part, self.config))
+        words = len(self.stage.windows(self.config)) * self.config.rows
+        return self.emitter.load_weights(key, words, lambda: window_weights(self.stage, unit, part, self.config)), words
 
     def _window(
         self,

@@ -75,7 +75,7 @@ def _program(
     network: Network, stages: list[Stage], maps: dict[str, MemoryMap], ranges: list[tuple[int, int, int, int]], emitter: Emitter
 ) -> Program:
     config = emitter.config
-    instructions, image, map_base, memory_bytes = emitter.finish(network.name)
+    instructions, pack, map_base, memory_bytes = emitter.finish(network.name)
     channels, element_bytes = _input_layout(network.input, config)
     output = network.tensor(network.output)
     layers = []
@@ -95,7 +95,7 @@ def _program(
         network=network.name,
         config=config,
         instructions=instructions,
-        image=image,
+        pack=pack,
         memory_bytes=memory_bytes,
         input=TensorBinding(
             name=network.input.name,

@@ -18,6 +18,7 @@ __all__ = [
     "pack_parameters",
     "pack_table",
     "pack_weights",
+    "packed_words",
     "unit_weights",
     "weight_parts",
     "window_weights",
@@ -33,6 +34,8 @@ MAX_STAGE = 31
 
 def weight_parts(conv: Conv2D) -> tuple[Int8Array, ...]:
     """Return int8 arrays that sum to the weights less their zero points: one, or up to three where the difference leaves 8 bits."""
+    if not conv.weight_zero_point.any():
+        return (conv.weights,)
     rest = conv.weights.astype(np.int16) - conv.weight_zero_point.astype(np.int16)[:, None, None, None]
     parts: list[Int8Array] = []
     while not parts or rest.any():
@@ -126,6 +129,11 @@ def window_weights(stage: Stage, unit: Unit, part: int, config: EngineConfig) ->
                 row = (bottom - 1 - y) * WINDOW_TAPS + right - 1 - x
                 tile[config.rows - 1 - row, : unit.channels] = chosen[:, y, x]
     return words.reshape(-1, config.weight_word_bytes).view(np.uint8)
+
+
+def packed_words(taps: int, tap_rows: int, config: EngineConfig) -> int:
+    """Return the weight words of one EXECUTE over ``taps`` taps: ``rows`` for each pass."""
+    return -(-taps // (config.rows // tap_rows)) * config.rows
 
 
 def pack_weights(weights: Int8Array, tap_rows: int, config: EngineConfig) -> Bytes:

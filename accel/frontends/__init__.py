@@ -6,7 +6,6 @@ from pathlib import Path
 
 from accel.errors import SystolithError
 from accel.frontends.builtin import NETWORKS, sample_images
-from accel.frontends.onnx import load_onnx
 from accel.graph import Network
 from accel.images import read_array
 
@@ -17,19 +16,22 @@ class FrontendError(SystolithError):
     """A name that is neither a built-in network nor a model file."""
 
 
-def load_network(name_or_path: str, *, calibration: str | Path | None = None) -> Network:
+def load_network(name_or_path: str, *, calibration: str | Path | None = None, weights: bool = True) -> Network:
     """Return the built-in network called ``name_or_path``, or the one in that .onnx file.
 
-    ``calibration`` is a file of typical inputs (.npy, .npz or an image), needed to quantise a float model.
+    ``calibration`` is a file of typical inputs (.npy, .npz or an image), needed to quantise a float model. Without ``weights``, the
+    networks whose weights are random come with zeros that take no memory: they compile to the same instructions.
     Raises a :class:`SystolithError` in one sentence for an unknown name, a bad file or a model that is not supported.
     """
     if name_or_path in NETWORKS:
         if calibration is not None:
             raise FrontendError(f"{name_or_path}: is quantised already; leave the calibration data out")
-        return NETWORKS[name_or_path].load()
+        return NETWORKS[name_or_path].load(weights)
     path = Path(name_or_path)
     if path.suffix.lower() != ".onnx":
         raise FrontendError(f"no network is called {name_or_path!r}; use one of {', '.join(NETWORKS)}, or a .onnx file")
+    from accel.frontends.onnx import load_onnx  # takes a while, and the built-in networks do not need it
+
     # A file may share its stem with a built-in network, whose sample images are found by name.
     name = path.name if path.stem in NETWORKS else path.stem
     return load_onnx(path, name=name, calibration=None if calibration is None else read_array(calibration))

@@ -10,7 +10,6 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from accel.frontends.onnx import load_onnx
 from accel.frontends.zoo import ZOO
 from accel.graph import Network
 
@@ -23,10 +22,13 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class Builtin:
-    """A network of the package: one line about it, how to load it, and how to get labelled images it has not been trained on."""
+    """A network of the package: one line about it, how to load it, and how to get labelled images it has not been trained on.
+
+    ``load`` takes whether the weights are needed: random ones need not be drawn to know a network's shape.
+    """
 
     description: str
-    load: Callable[[], Network]
+    load: Callable[[bool], Network]
     samples: Callable[[], tuple[Pixels, Pixels]] | None = None
 
 
@@ -35,12 +37,18 @@ def _digits() -> tuple[Pixels, Pixels]:
         return data["x"], data["y"]
 
 
+def _lenet5(_weights: bool) -> Network:
+    from accel.frontends.onnx import load_onnx  # takes a while, and few networks need it
+
+    return load_onnx(DATA / "lenet5.onnx", name="lenet5")
+
+
 #: Every built-in network by name.
 NETWORKS: Mapping[str, Builtin] = MappingProxyType(
     {
         "lenet5": Builtin(
             description="LeNet-5 with ReLU and max pooling, int8, trained on MNIST digits (28x28, padded to 32x32; 10 classes)",
-            load=lambda: load_onnx(DATA / "lenet5.onnx", name="lenet5"),
+            load=_lenet5,
             samples=_digits,
         ),
         **{name: Builtin(description=f"{what}; random weights", load=load) for name, (what, load) in ZOO.items()},

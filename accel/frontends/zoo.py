@@ -47,11 +47,15 @@ class _Map:
 
 
 class _Builder:
-    """Puts layers one after the other, each reading the map it is given."""
+    """Puts layers one after the other, each reading the map it is given.
 
-    def __init__(self, name: str, shape: Shape, *, zero_point: int = INT8_MIN) -> None:
+    Without ``weights``, all of them are zeros that take no memory; everything else but the biases is the same.
+    """
+
+    def __init__(self, name: str, shape: Shape, *, weights: bool, zero_point: int = INT8_MIN) -> None:
         self.name = name
-        self.rng = np.random.default_rng(list(name.encode()))
+        self.rng, weight_rng = np.random.default_rng(list(name.encode())).spawn(2)
+        self.weight_rng = weight_rng if weights else None
         self.operators: list[Operator] = []
         self.tensors: dict[str, Tensor] = {}
         self.input = _Map(
@@ -77,7 +81,7 @@ class _Builder:
         size = (kernel, kernel) if isinstance(kernel, int) else kernel
         height, width, depth = source.tensor.shape
         window = Window(kernel=size, stride=(stride, stride), padding=_padding(padding, size, stride, (height, width)))
-        weights = self.rng.integers(-127, 128, (channels, *size, depth // groups), np.int8)
+        weights = self._weights((channels, *size, depth // groups))
         sums = weights.sum(axis=(1, 2, 3), dtype=np.int64)
         deviation = source.deviation * _WEIGHT_DEVIATION * math.sqrt(math.prod(weights.shape[1:]))
         bias = np.rint(self.rng.normal(0, deviation / 8, channels) - source.mean * sums).astype(np.int32)
@@ -99,6 +103,11 @@ class _Builder:
             scale=6 / 256,
             moments=_rectified(0, _SPREAD) if relu else (0, _SPREAD),
         )
+
+    def _weights(self, shape: tuple[int, ...]) -> npt.NDArray[np.int8]:
+        if self.weight_rng is None:
+            return np.broadcast_to(np.int8(0), shape)
+        return self.weight_rng.integers(-127, 128, shape, np.int8)
 
     def depthwise(self, name: str, source: _Map, *, kernel: int = 3, stride: int = 1, padding: _Padding = 1) -> _Map:
         """Add a depthwise convolution."""
@@ -209,9 +218,9 @@ def _rectified(mean: float, deviation: float) -> tuple[float, float]:
 # Networks, each with the source of its layers
 
 
-def _alexnet() -> Network:
+def _alexnet(weights: bool) -> Network:
     """bvlc_alexnet of the ONNX Model Zoo: Krizhevsky 2012 in its Caffe form, two groups, 224 pixels."""
-    net = _Builder("alexnet", (224, 224, 3), zero_point=-5)
+    net = _Builder("alexnet", (224, 224, 3), zero_point=-5, weights=weights)
     x = net.conv("conv1", net.input, 96, 11, stride=4)
     x = net.max_pool("pool1", x, 3, 2)
     x = net.conv("conv2", x, 256, 5, padding=2, groups=2)
@@ -226,9 +235,9 @@ def _alexnet() -> Network:
     return net.network("the two local response normalisations are left out; they are no 8-bit layers")
 
 
-def _vgg16() -> Network:
+def _vgg16(weights: bool) -> Network:
     """Configuration D of Simonyan and Zisserman 2014."""
-    net = _Builder("vgg16", (224, 224, 3), zero_point=-5)
+    net = _Builder("vgg16", (224, 224, 3), zero_point=-5, weights=weights)
     x = net.input
     for block, (layers, channels) in enumerate(((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)), 1):
         for layer in range(1, layers + 1):
@@ -240,9 +249,9 @@ def _vgg16() -> Network:
     return net.network()
 
 
-def _resnet(name: str, blocks: tuple[int, int, int, int], *, bottleneck: bool) -> Network:
+def _resnet(name: str, blocks: tuple[int, int, int, int], weights: bool, *, bottleneck: bool) -> Network:
     """torchvision's form of He 2015: a bottleneck strides in its 3x3 convolution (version 1.5)."""
-    net = _Builder(name, (224, 224, 3), zero_point=-5)
+    net = _Builder(name, (224, 224, 3), zero_point=-5, weights=weights)
     x = net.conv("conv1", net.input, 64, 7, stride=2, padding=3)
     x = net.max_pool("maxpool", x, 3, 2, 1)
     for group, count in enumerate(blocks, 1):
@@ -269,9 +278,9 @@ def _resnet(name: str, blocks: tuple[int, int, int, int], *, bottleneck: bool) -
 _MOBILENET_V1 = ((1, 64), (2, 128), (1, 128), (2, 256), (1, 256), (2, 512), *((1, 512),) * 5, (2, 1024), (1, 1024))
 
 
-def _mobilenet_v1(name: str, pixels: int, divisor: int, classes: int) -> Network:
+def _mobilenet_v1(name: str, pixels: int, divisor: int, classes: int, weights: bool) -> Network:
     """Howard 2017, with TensorFlow's padding; channels are divided by ``divisor``."""
-    net = _Builder(name, (pixels, pixels, 3), zero_point=-1)
+    net = _Builder(name, (pixels, pixels, 3), zero_point=-1, weights=weights)
     x = net.conv("conv", net.input, 32 // divisor, 3, stride=2, padding=_SAME)
     for index, (stride, channels) in enumerate(_MOBILENET_V1, 1):
         x = net.depthwise(f"dw{index}", x, stride=stride, padding=_SAME)
@@ -284,9 +293,9 @@ def _mobilenet_v1(name: str, pixels: int, divisor: int, classes: int) -> Network
 _MOBILENET_V2 = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
-def _mobilenet_v2() -> Network:
+def _mobilenet_v2(weights: bool) -> Network:
     """Sandler 2018, with torchvision's padding."""
-    net = _Builder("mobilenetv2", (224, 224, 3), zero_point=-5)
+    net = _Builder("mobilenetv2", (224, 224, 3), zero_point=-5, weights=weights)
     x = net.conv("conv1", net.input, 32, 3, stride=2, padding=1)
     number = 0
     for expansion, channels, repeats, first_stride in _MOBILENET_V2:
@@ -303,9 +312,9 @@ def _mobilenet_v2() -> Network:
     return net.network()
 
 
-def _resnet8() -> Network:
+def _resnet8(weights: bool) -> Network:
     """MLPerf Tiny, image classification."""
-    net = _Builder("resnet8", (32, 32, 3))
+    net = _Builder("resnet8", (32, 32, 3), weights=weights)
     x = net.conv("conv1", net.input, 16, 3, padding=_SAME)
     for index, (channels, stride) in enumerate(((16, 1), (32, 2), (64, 2)), 1):
         y = net.conv(f"stack{index}.conv1", x, channels, 3, stride=stride, padding=_SAME)
@@ -317,9 +326,9 @@ def _resnet8() -> Network:
     return net.network()
 
 
-def _dscnn() -> Network:
+def _dscnn(weights: bool) -> Network:
     """MLPerf Tiny, keyword spotting: a depthwise separable network on 49 x 10 cepstral coefficients (Zhang 2017)."""
-    net = _Builder("dscnn", (49, 10, 1), zero_point=83)
+    net = _Builder("dscnn", (49, 10, 1), zero_point=83, weights=weights)
     x = net.conv("conv", net.input, 64, (10, 4), stride=2, padding=_SAME)
     for index in range(1, 5):
         x = net.depthwise(f"dw{index}", x)
@@ -328,9 +337,9 @@ def _dscnn() -> Network:
     return net.network()
 
 
-def _autoencoder() -> Network:
+def _autoencoder(weights: bool) -> Network:
     """MLPerf Tiny, anomaly detection: fully connected, 640 spectrogram values in and out."""
-    net = _Builder("autoencoder", (1, 1, 640), zero_point=89)
+    net = _Builder("autoencoder", (1, 1, 640), zero_point=89, weights=weights)
     x = net.input
     for index, channels in enumerate((128, 128, 128, 128, 8, 128, 128, 128, 128), 1):
         x = net.dense(f"fc{index}", x, channels, relu=True)
@@ -338,20 +347,20 @@ def _autoencoder() -> Network:
     return net.network()
 
 
-#: One line about each network, and how to make it.
-ZOO: Mapping[str, tuple[str, Callable[[], Network]]] = MappingProxyType(
+#: One line about each network, and how to make it, with its weights or (where none are needed) zeros.
+ZOO: Mapping[str, tuple[str, Callable[[bool], Network]]] = MappingProxyType(
     {
         "alexnet": ("AlexNet as in the ONNX Model Zoo (bvlc), two groups, without its normalisations", _alexnet),
         "vgg16": ("VGG-16", _vgg16),
-        "resnet18": ("ResNet-18", lambda: _resnet("resnet18", (2, 2, 2, 2), bottleneck=False)),
-        "resnet50": ("ResNet-50 (version 1.5)", lambda: _resnet("resnet50", (3, 4, 6, 3), bottleneck=True)),
-        "mobilenetv1": ("MobileNetV1", lambda: _mobilenet_v1("mobilenetv1", 224, 1, 1000)),
+        "resnet18": ("ResNet-18", lambda weights: _resnet("resnet18", (2, 2, 2, 2), weights, bottleneck=False)),
+        "resnet50": ("ResNet-50 (version 1.5)", lambda weights: _resnet("resnet50", (3, 4, 6, 3), weights, bottleneck=True)),
+        "mobilenetv1": ("MobileNetV1", lambda weights: _mobilenet_v1("mobilenetv1", 224, 1, 1000, weights)),
         "mobilenetv2": ("MobileNetV2", _mobilenet_v2),
         "resnet8": ("ResNet-8 of MLPerf Tiny (image classification)", _resnet8),
         "dscnn": ("DS-CNN of MLPerf Tiny (keyword spotting)", _dscnn),
         "mobilenetv1-0.25-96": (
             "MobileNetV1 0.25 of MLPerf Tiny (visual wake words)",
-            lambda: _mobilenet_v1("mobilenetv1-0.25-96", 96, 4, 2),
+            lambda weights: _mobilenet_v1("mobilenetv1-0.25-96", 96, 4, 2, weights),
         ),
         "autoencoder": ("autoencoder of MLPerf Tiny (anomaly detection)", _autoencoder),
     }

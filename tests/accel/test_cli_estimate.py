@@ -40,6 +40,22 @@ def test_json_has_the_keys_of_a_run_and_the_roofline() -> None:
     assert [layer["name"] for layer in values["layers"]] == [layer["name"] for layer in run["layers"]]
 
 
+def test_stalls_are_those_of_a_run() -> None:
+    run = call("run", "lenet5", "--config", "small", "--backend", "verilator", "--images", "1", "--json")
+    if run.exit_code == 2:
+        pytest.skip(run.stderr.strip())
+    simulated, values = json.loads(run.stdout), estimate("lenet5", "--config", "small")
+    for key in ("total_cycles", "utilisation", "stalls"):
+        assert values[key] == simulated[key], key
+    for layer, expected in zip(values["layers"], simulated["layers"], strict=True):
+        del layer["roofline_cycles"]
+        assert layer == expected
+    assert values["stalls"]["execute"]
+    for unit, states in values["stalls"].items():
+        for state, cycles in states.items():
+            assert sum(layer["stalls"][unit].get(state, 0) for layer in values["layers"]) == cycles, (unit, state)
+
+
 @pytest.mark.parametrize(("latency", "interval"), [(20, 1), (100, 3)])
 def test_cycles_are_the_models(latency: int, interval: int) -> None:
     values = estimate("dscnn", "--config", "small", "--memory-latency", f"{latency}", "--memory-interval", f"{interval}")
@@ -62,7 +78,10 @@ def test_table() -> None:
     result = call("estimate", "resnet8", "--config", "large")
     assert result.exit_code == 0, result.output
     values = estimate("resnet8", "--config", "large")
-    for word in ("cycles", "roofline", "MACs", "utilisation", "bytes moved", "stack3.conv2", "images/s at 100 MHz", "random"):
+    for word in (
+        *("cycles", "roofline", "MACs", "used", "bytes", "waits", "execute unit waits: "),
+        *("stack3.conv2", "images/s at 100 MHz", "random"),
+    ):
         assert word in result.stdout, word
     assert f"{values['total_cycles']:,}" in result.stdout
     assert f"{values['roofline_share']:.1%}" in result.stdout

@@ -647,7 +647,7 @@ def conv_program(config: EngineConfig, x: Array, weights: Array, bias: Array) ->
         network="hand-made",
         config=config,
         instructions=(*assembly.instructions, Instruction(Opcode.END)),
-        image=assembly.finish()[:image_end].copy(),
+        pack=lambda: assembly.finish()[:image_end].copy(),
         memory_bytes=assembly.size,
         input=source,
         output=target,
@@ -750,7 +750,7 @@ def test_what_nothing_has_written_depends_on_the_seed() -> None:
     program = small_program()
     image = program.image.copy()
     image[INSTRUCTION_BYTES : 2 * INSTRUCTION_BYTES] = image[2 * INSTRUCTION_BYTES : 3 * INSTRUCTION_BYTES]  # the next LOAD instead
-    broken = replace(program, image=image)
+    broken = replace(program, pack=lambda: image)
     outputs = [Emulator(seed=seed).run(broken, [np.ones((2, 2, 2), np.int8)]).outputs.tobytes() for seed in range(8)]
     assert len(set(outputs)) > 1
 

@@ -73,8 +73,8 @@ STORE: dict[str, int] = {"pool": 1, "n_x": 3, "n_y": 2, "groups": 2, "minimum": 
         ),
         (
             Opcode.LOAD,
-            LOAD | {"target": Target.FILL, "fill_value": 0x80, "n_y": 4, "local_stride_y": 7},
-            "LOAD     FILL[20] <- byte 0x80; 4 x 5; local strides y 7",
+            LOAD | {"target": Target.FILL, "fill_value": 0x80, "n_y": 4, "local_stride_y": 7, "share_log2": 3},
+            "LOAD     FILL[20] <- byte 0x80; 4 x 5; local strides y 7; one cycle in 8 left to stores",
         ),
         (
             Opcode.LOAD,

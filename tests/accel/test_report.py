@@ -10,7 +10,7 @@ import pytest
 
 from accel.config import PRESETS
 from accel.isa import INSTRUCTION_BYTES, ISA_VERSION, MAGIC, Instruction, Opcode, UnitState
-from accel.program import LayerInfo, MemoryTiming, Program, RunResult, TensorBinding, UnitCounters
+from accel.program import LayerInfo, MemoryTiming, Program, RunResult, TensorBinding
 from accel.report import RunReport, first_mismatch, layer_cycles, predictions, report_run
 
 TINY = PRESETS["tiny"]
@@ -33,7 +33,7 @@ def make_program(layers: list[tuple[int, int, int]], classes: int = 4) -> Progra
         network="fake",
         config=TINY,
         instructions=instructions,
-        image=image,
+        pack=lambda: image,
         memory_bytes=4096,
         input=binding,
         output=binding,
@@ -47,13 +47,14 @@ def make_program(layers: list[tuple[int, int, int]], classes: int = 4) -> Progra
 def make_result(outputs: np.ndarray, cycles: list[int], retired: list[list[int]]) -> RunResult:
     states = [0] * len(UnitState)
     states[UnitState.IDLE], states[UnitState.BUSY], states[UnitState.WAIT_MEMORY], states[UnitState.WAIT_LOAD] = 7, 9, 3, 4
-    counters = {unit: UnitCounters(states=tuple(states)) for unit in ("load", "execute", "store")}
+    spent = np.zeros((len(retired[0]), 3, len(UnitState)), np.int64)
+    spent[-1] = states
     return RunResult(
         outputs=outputs,
         seconds=0.5,
         cycles=tuple(cycles),
         retired=tuple(np.array(r, np.int64) for r in retired),
-        counters=(counters,) * len(cycles),
+        spent=(spent,) * len(cycles),
     )
 
 
@@ -187,7 +188,7 @@ def test_stalls_of_layers_are_those_of_their_spans() -> None:
         spent[index, 1, UnitState.WAIT_WEIGHTS] = cycle // 2
         spent[index, 2, UnitState.IDLE] = cycle
     outputs = np.zeros((1, 1, 1, 4), np.int8)
-    result = replace(make_result(outputs, [64], [retired.tolist()]), spent=(spent,))
+    result = RunResult(outputs=outputs, seconds=0.5, cycles=(64,), retired=(retired,), spent=(spent,))
     stalls = [layer.stalls for layer in make_report(result, outputs, program).layers]
     assert stalls[0] == {"load": {"wait_memory": 10}, "execute": {"wait_weights": 20}, "store": {}}
     assert stalls[1] == {"load": {}, "execute": {}, "store": {}}

@@ -11,11 +11,10 @@ import pytest
 from accel import golden
 from accel.compiler import compile_network
 from accel.config import PRESETS
-from accel.perf import estimate
-from accel.program import MemoryTiming, Program, RunResult
-from accel.testing import random_image, random_network
+from accel.program import UNITS, MemoryTiming, Program, RunResult
+from accel.testing import assert_time_is_known, random_image, random_network
 from sim.backends import NamedBackend, get_backend
-from sim.harness import UNITS, SimulationError
+from sim.harness import SimulationError
 
 CONFIGS = {
     **PRESETS,
@@ -73,16 +72,6 @@ def _assert_time_adds_up(program: Program, result: RunResult) -> None:
             assert 0 < mine[0] <= mine[-1] < cycles
 
 
-def _assert_time_was_known(program: Program, timing: MemoryTiming, result: RunResult, seed: int) -> None:
-    """Every cycle is the cycle model's: in total, and of every instruction."""
-    predicted = estimate(program, timing)
-    assert result.cycles is not None
-    assert result.retired is not None
-    for cycles, retired in zip(result.cycles, result.retired, strict=True):
-        assert cycles == predicted.cycles, f"seed {seed}, {timing}"
-        assert retired.tolist() == predicted.retired.tolist(), f"seed {seed}, {timing}"
-
-
 @pytest.mark.parametrize(("config", "backend", "seed"), CASES, ids=lambda value: str(value))
 def test_random_network_equals_golden(config: str, backend: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -95,7 +84,7 @@ def test_random_network_equals_golden(config: str, backend: str, seed: int) -> N
     if _backend(backend).cycle_accurate:
         _assert_time_adds_up(program, result)
         if timing.stall_seed is None:
-            _assert_time_was_known(program, timing, result, seed)
+            assert_time_is_known(program, timing, result, f"seed {seed}")
 
 
 @pytest.mark.parametrize("seed", range(2000, 2005))

@@ -8,9 +8,9 @@ import pytest
 
 from accel import isa
 from accel.config import PRESETS
-from accel.isa import PERIOD_THREE, Instruction, Opcode, Target, UnitState
+from accel.isa import MAX_SHARE_LOG2, PERIOD_THREE, Instruction, Opcode, Target, UnitState
 from rtl.layouts import QUEUES
-from rtl.load import IN_FLIGHT, SHARE, LoadUnit
+from rtl.load import IN_FLIGHT, LoadUnit
 from rtl.write_port import BURST_BEATS
 
 SMALL = PRESETS["small"]
@@ -182,6 +182,7 @@ def random_load(config, rng):
         "target": target,
         "element_log2": log2,
         "period_log2": int(rng.choice(periods)),
+        "share_log2": int(rng.integers(0, MAX_SHARE_LOG2 + 1)),
         "fill_value": int(rng.integers(0, 256)),
         "memory_address": int(rng.integers(0, 1000)) << log2 & 0xFFF,
         "memory_stride_y": (n_x + int(rng.integers(0, 5))) << log2,
@@ -236,16 +237,19 @@ def test_pace(bench, name, target, log2, pace):
 
 
 @pytest.mark.parametrize("target", [Target.FILL, Target.ACTIVATIONS, Target.WEIGHTS])
-def test_the_output_stages_share(bench, target):
-    """One cycle in ``SHARE`` is left free on the scratchpad's write port, and only there."""
+@pytest.mark.parametrize("share_log2", range(MAX_SHARE_LOG2 + 1))
+def test_the_output_stages_share(bench, target, share_log2):
+    """One cycle in ``2**share_log2`` (none for 0) is left free on the scratchpad's write port, and only there."""
     config = CONFIGS["small"]
     around = Around(config, latency=1)
-    around.run(bench, [Instruction(Opcode.LOAD, ONCE | {"target": target, "element_log2": 2, "n_x": 50, "fill_value": 9})])
+    values = ONCE | {"target": target, "element_log2": 2, "n_x": 50, "fill_value": 9, "share_log2": share_log2}
+    around.run(bench, [Instruction(Opcode.LOAD, values)])
     cycles = range(around.written[0], around.written[-1] + 1)
     # cycles are counted from reset; a write is shown a cycle after it was allowed
-    free = [cycle for cycle in cycles if cycle % SHARE == 0 and target != Target.WEIGHTS]
+    shares = share_log2 > 0 and target != Target.WEIGHTS
+    free = [cycle for cycle in cycles if shares and cycle % (1 << share_log2) == 0]
     assert around.written == [cycle for cycle in cycles if cycle not in free]
-    assert len(free) >= 50 // SHARE or target == Target.WEIGHTS
+    assert len(free) >= (50 >> share_log2 if shares else 0)
 
 
 def test_fill_reads_nothing(bench):

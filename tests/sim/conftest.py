@@ -219,7 +219,7 @@ def copy_program(preset: str) -> Program:
         network="copy",
         config=config,
         instructions=instructions,
-        image=image,
+        pack=lambda: image,
         memory_bytes=DESTINATION + binding.nbytes,
         input=binding,
         output=replace(binding, name="output", address=DESTINATION),

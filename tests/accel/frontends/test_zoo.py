@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from accel import golden
+from accel.compiler import compile_network
+from accel.config import PRESETS
 from accel.frontends import NETWORKS, load_network, sample_images
 from accel.frontends.zoo import ZOO
 from accel.graph import Conv2D, Network
@@ -129,6 +131,16 @@ def test_the_same_name_gives_the_same_bytes(name: str) -> None:
         assert np.array_equal(first.weights, second.weights)
         assert np.array_equal(first.bias, second.bias)
         assert np.array_equal(first.requantisation.multiplier, second.requantisation.multiplier)
+
+
+@pytest.mark.parametrize("name", [*SMALL, "mobilenetv2", "resnet18", pytest.param("vgg16", marks=pytest.mark.full)])
+def test_without_weights_the_instructions_are_the_same(name: str) -> None:
+    light = load_network(name, weights=False)
+    assert all(set(op.weights.strides) == {0} for op in convs(light))
+    expected, program = (compile_network(network, PRESETS["base"]) for network in (network_named(name), light))
+    assert program.instructions == expected.instructions
+    assert program.layers == expected.layers
+    assert program.image.nbytes == expected.image.nbytes
 
 
 @pytest.mark.parametrize("name", [*SMALL, "mobilenetv2", "resnet18"])
