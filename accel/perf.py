@@ -485,7 +485,7 @@ class _Replay:
             begin = max(loader_free, unit.seen[index], since)
             if index >= _HANDED:
                 begin = max(begin, ends[index - _HANDED] + 1)
-            filling = max(begin + 1, taken)
+            filling = max(begin, taken)
 
             window = execute["operation"] == Operation.WINDOW
             array = window or execute["operation"] == Operation.ARRAY

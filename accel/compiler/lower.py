@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from accel.compiler.cost import fits_weight_memory, reduces, smallest_pass, store_share, tile_work, weight_limit, weight_words
 from accel.compiler.emit import Emitter, Loop
 from accel.compiler.frames import Frame, MemoryMap, Rectangle
-from accel.compiler.plan import Plan
+from accel.compiler.plan import Choice, Plan
 from accel.compiler.residency import Placement
 from accel.compiler.rings import Ring
 from accel.compiler.stages import MAX_WINDOW, Bytes, Int8Array, Region, Stage, Unit, spans, storage_period
@@ -34,12 +34,20 @@ _EXECUTE_LIMITS = {field.name: field.maximum for field in fields_of(Opcode.EXECU
 
 
 def lower(
-    stages: list[Stage], plans: list[list[Plan]], placement: Placement, maps: Mapping[str, MemoryMap], emitter: Emitter
+    stages: list[Stage],
+    plans: Sequence[Sequence[Plan]],
+    choices: Mapping[int, Choice],
+    placement: Placement,
+    maps: Mapping[str, MemoryMap],
+    emitter: Emitter,
 ) -> list[tuple[int, int, int, int]]:
-    """Emit all stages. Return for each ``(first instruction, instructions, bytes read, bytes written)``."""
+    """Emit all stages, each by the most promising of its plans or as chosen.
+
+    Return for each ``(first instruction, instructions, bytes read, bytes written)``.
+    """
     state = _State(emitter.config)
     lowerings = [
-        _StageLowering(index, stage, contenders, stages, placement, maps, emitter, state)
+        _StageLowering(index, stage, contenders, choices.get(index, Choice()), stages, placement, maps, emitter, state)
         for index, (stage, contenders) in enumerate(zip(stages, plans, strict=True))
     ]
     ranges = []
@@ -91,7 +99,8 @@ class _StageLowering:
         self,
         index: int,
         stage: Stage,
-        plans: list[Plan],
+        plans: Sequence[Plan],
+        choice: Choice,
         stages: list[Stage],
         placement: Placement,
         maps: Mapping[str, MemoryMap],
@@ -100,8 +109,9 @@ class _StageLowering:
     ) -> None:
         self.index = index
         self.stage = stage
-        self.plans = plans
-        self.plan = plans[0]
+        self.plans = plans if choice.plan is None else [choice.plan]
+        self.plan = self.plans[0]
+        self.choice = choice
         self.maps = maps
         self.emitter = emitter
         self.state = state
@@ -132,7 +142,9 @@ class _StageLowering:
         self.following = following
         if len(self.plans) > 1:
             self.plan = min(self.plans, key=self._trial)
-        self.prefetch(1)
+        # the first weights are few, and have to move into the array before it can begin
+        for request in itertools.islice(self._weight_requests(self.stage.units[0], next(self._chunks(self.stage.units))), 1):
+            request()
         for name, frame in zip(stage.inputs, self.frames, strict=True):
             if frame is not None and any(stage.borders) and self.state.borders.get(name) != stage.fill:
                 self.emitter.fill_border(frame, stage.fill)
@@ -144,7 +156,9 @@ class _StageLowering:
     @property
     def share(self) -> int:
         """``share_log2`` of the stage's LOADs."""
-        return store_share(self.stage, self.plan, self.config) if self.output_frame is not None else 0
+        if self.output_frame is None:
+            return 0
+        return store_share(self.stage, self.plan, self.config) if self.choice.share is None else self.choice.share
 
     def _bands(self) -> Iterator[tuple[Region, _Tile, tuple[Unit, ...], bool, bool]]:
         """Return the bands in order, and of each whether it is the first and whether it is the last."""
@@ -196,7 +210,7 @@ class _StageLowering:
             if self.stage.operation is Operation.WINDOW:
                 yield functools.partial(self._window_weights, unit, part)
                 continue
-            for piece in self._pieces(((unit.first_plane, unit.last_plane), box[1], box[2])):
+            for piece in self._pieces(((unit.first_plane, unit.last_plane), box[1], box[2]), unit):
                 yield functools.partial(self._weights, unit, part, piece)
 
     def _look_ahead(self) -> None:
@@ -246,9 +260,14 @@ class _StageLowering:
         loads = any(frame is None for frame in self.frames)
         fronts = [0, 2, 4] if loads else [0]
         backs = [0, 2, 4, 1 << 16] if last else [0]
+        if self.choice.taper is not None:
+            front, back, scale = self.choice.taper
+            return tuple(_tapered(band.rows, most, min(most, scale * least), front if loads else 0, back if last else 0))
+        ends = loads or last
+        tallest = {-(-most // parts) for parts in ((1, 2, 4) if ends else (1,))}
         candidates = {
             tuple(_tapered(band.rows, most, min(most, scale * least), front, back))
-            for front, back, scale in itertools.product(fronts, backs, (1, 2, 4) if loads or last else (1,))
+            for most, front, back, scale in itertools.product(tallest, fronts, backs, (1, 2, 4) if ends else (1,))
         }
         if first and not loads:
             ready = max((self._ready_rows(bottom) for bottom in self._finished_rows()), default=0) - band.top
@@ -298,10 +317,11 @@ class _StageLowering:
             high = min(stage.reach(0, row, row + rows)[1], stage.input_shape[0])
             available = begin + (high - low) * per_row
             if not per_row:
-                available = max(timeline.finished(name, high) for name in stage.inputs)
+                available = max(timeline.finished(name, high - self._in_steps()) for name in stage.inputs)
             row += rows
             work = tile_work(stage, config, rows, band.columns, jobs, to_scratchpad=self.output_frame is not None)
-            tiles.append((row, work, available))
+            # a map is finished line by line, so not with the left part of its lines
+            tiles.append((row if band.right == stage.shape[1] else 0, work, available))
         loaded = begin + (end - low) * per_row
         share = 1 << self.share
         after = timeline.after(stage.output, tiles, lambda time: share if time < loaded else 1.0)
@@ -387,7 +407,9 @@ class _StageLowering:
         bottom = min(inner.bottom, high)
         if view.next_row < bottom and inner.left < inner.right:
             area = replace(inner, top=view.next_row, bottom=bottom)
-            self.emitter.load_map(self.maps[name], view.frame, area, self.stage.period(self.config), self.share)
+            # the first tiles are waited for, and before the first of them is stored nothing need be left for that
+            share = self.share if self.emitter.stores > 1 else 0
+            self.emitter.load_map(self.maps[name], view.frame, area, self.stage.period(self.config), share)
         view.next_row = max(view.next_row, bottom)
 
     # Sums
@@ -396,7 +418,7 @@ class _StageLowering:
         """Emit the EXECUTEs of one unit over the taps in a box."""
         if self.stage.operation is Operation.ARRAY:
             for part in range(len(self.stage.weights)):
-                for piece in self._pieces(box):
+                for piece in self._pieces(box, unit):
                     if (weights := self._weights(unit, part, piece)) is None:
                         continue
                     self._execute(
@@ -415,7 +437,7 @@ class _StageLowering:
         operations = (Operation.LOW, Operation.HIGH) if self.stage.is_pair else (self.stage.operation,)
         for operation, source in zip(operations, sources, strict=True):
             reduce = reduces(self.stage, self.config, tile.rows, tile.columns)
-            for piece in self._windows(box) if reduce else self._pieces(box):
+            for piece in self._windows(box) if reduce else self._pieces(box, unit):
                 self._execute(operation, piece, unit, tile, source, accumulators, accumulate=not fresh, reduce=reduce)
                 fresh = False
 
@@ -424,8 +446,29 @@ class _StageLowering:
         planes, ky, kx = box
         return itertools.product([planes], list(spans(*ky, MAX_WINDOW)), list(spans(*kx, MAX_WINDOW)))
 
-    def _pieces(self, box: Box) -> Iterator[Box]:
-        """Cut a box of taps so that each piece's weights take their share of the weight memory and each count fits its field."""
+    def _pieces(self, box: Box, unit: Unit) -> Iterator[Box]:
+        """Cut a box of taps so that each piece's weights take their share of the weight memory and each count fits its field.
+
+        The first unit of a single pixel is computed in two steps, so that it can begin before the last of its input is there.
+        """
+        planes, ky, kx = box
+        if unit is not self.stage.units[0] or not self._in_steps():
+            yield from self._cut(box)
+        elif ky[1] - ky[0] > 1:
+            yield from self._cut((planes, (ky[0], ky[1] - 1), kx))
+            yield from self._cut((planes, (ky[1] - 1, ky[1]), kx))
+        elif planes[1] - planes[0] > 1:
+            yield from self._cut(((planes[0], planes[1] - 1), ky, kx))
+            yield from self._cut(((planes[1] - 1, planes[1]), ky, kx))
+        else:
+            yield from self._cut(box)
+
+    def _in_steps(self) -> bool:
+        """Whether the first unit is computed before the last of its input is there."""
+        on_chip = all(frame is not None for frame in self.frames)
+        return self.stage.shape[:2] == (1, 1) and on_chip and self.stage.operation is Operation.ARRAY
+
+    def _cut(self, box: Box) -> Iterator[Box]:
         taps = weight_limit(self.config) // self.config.rows * (self.config.rows // self.tap_rows)
         if self.stage.operation is not Operation.ARRAY:
             taps = 1 << 16

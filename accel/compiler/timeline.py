@@ -54,9 +54,9 @@ class Timeline:
         self,
         tensor: str,
         tiles: Iterable[tuple[int, TileWork, float]],
-        write_cycles: Callable[[float], float] = lambda _: 1.0,
+        write_cycles: Callable[[float], float],
     ) -> Timeline:
-        """Return the timeline after a stage's tiles ``(bottom row, work, when its input is there)``.
+        """Return the timeline after a stage's tiles ``(rows of the map finished with it, work, when its input is there)``.
 
         ``write_cycles``: cycles that a word takes to be written to the scratchpad at a time, where loads take the port meanwhile.
         """
