@@ -47,8 +47,9 @@ def store_share(stage: Stage, plan: Plan, config: EngineConfig) -> int:
     load = rows * columns * plane_count(config, depth) * -(-len(stage.units) // plan.band_units)
     store = height * width * plane_count(config, channels)
 
-    def cycles(share: int) -> float:
-        return max(execute, load / (1 - 2.0**-share), store * 2.0**share)
+    def cycles(share: int) -> list[float]:
+        # among equals, the one that is nearest to equal shares
+        return sorted([execute, load / (1 - 2.0**-share), store * 2.0**share], reverse=True)
 
     return min(range(MAX_SHARE_LOG2, 0, -1), key=cycles)
 

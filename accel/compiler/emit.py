@@ -83,7 +83,7 @@ class Emitter:
         self.map_bytes = map_bytes
         self.bytes_read = 0
         self.bytes_written = 0
-        self.stores = 0
+        self.words_stored = 0
         self._hazards = HazardTracker()
         self._instructions: list[tuple[Opcode, dict[str, int], str]] = [
             (Opcode.BEGIN, {"magic": MAGIC, "isa_version": ISA_VERSION, "digest": config.digest}, "")
@@ -341,7 +341,7 @@ class Emitter:
         memory: tuple[int, int] | None,
     ) -> None:
         """Emit a STORE of ``rows`` by ``columns`` pixels to ``local`` and ``memory`` (address, and stride from row to row)."""
-        self.stores += 1
+        self.words_stored += rows * columns
         half = accumulators // self.config.accumulator_words
         reads = [
             Access(Space.ACCUMULATORS, half, half + 1),

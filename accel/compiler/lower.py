@@ -30,6 +30,9 @@ __all__ = ["lower"]
 #: Output channels whose parameters one LOAD brings, at most: few enough that the first STORE of a stage does not wait long.
 _PARAMETER_CHANNELS = 64
 
+#: Words to be stored before LOADs leave a share of the scratchpad's port for that.
+_FREE_WORDS = 64
+
 _EXECUTE_LIMITS = {field.name: field.maximum for field in fields_of(Opcode.EXECUTE)}
 
 
@@ -407,8 +410,8 @@ class _StageLowering:
         bottom = min(inner.bottom, high)
         if view.next_row < bottom and inner.left < inner.right:
             area = replace(inner, top=view.next_row, bottom=bottom)
-            # the first tiles are waited for, and before the first of them is stored nothing need be left for that
-            share = self.share if self.emitter.stores > 1 else 0
+            # the first tiles are waited for, while there is next to nothing to be stored
+            share = self.share if self.emitter.words_stored >= _FREE_WORDS else 0
             self.emitter.load_map(self.maps[name], view.frame, area, self.stage.period(self.config), share)
         view.next_row = max(view.next_row, bottom)
 
