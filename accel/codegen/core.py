@@ -100,28 +100,27 @@ def _connections(ports: Sequence[Port], names: Mapping[str, str]) -> str:
     return ",\n".join(f"        .{name}({names.get(name, name)})" for name, _, _ in ports)
 
 
-#: Signals that AXI4 interconnects have and the core does not need: normal, bufferable, unprivileged, not locked.
+#: Signals that AXI4 interconnects have and the core does not need: one ID, not locked, normal and bufferable memory, no privileges.
 _SIDE_BAND = (("id", 1, "1'b0"), ("lock", 1, "1'b0"), ("cache", 4, "4'b0011"), ("prot", 3, "3'b000"), ("qos", 4, "4'b0000"))
 
 
 def _axi_example(top: str, ports: Sequence[Port]) -> str:
-    own = {"clk": "aclk", "rst": "reset[1]"}
+    own = {"clk": "aclk", "rst": "~aresetn"}
     shown = [_declaration(port) for port in ports if port[0] not in own]
     side = [(f"m_axi_{channel}{name}", width, value) for channel in ("aw", "ar") for name, width, value in _SIDE_BAND]
     shown += [_declaration((name, "output", width)) for name, width, _ in side]
     assigns = "\n".join(f"    assign {name} = {value};" for name, _, value in side)
+    shown += [_declaration((f"m_axi_{channel}id", "input", 1)) for channel in "br"]
     declarations = ",\n".join(["    input wire aclk", "    input wire aresetn", *shown])
     return f"""\
 // An example: the core as an AXI interconnect wants it, with the reset active low and the signals of the address channels in full.
-// The core takes responses in order; an interconnect gives them so, for all bursts have one ID.
+// The core takes responses in order; an interconnect gives them so, for all bursts have one ID. aresetn is released in step with
+// aclk, as AXI has it, for the core and for all that it talks to in the same cycle.
 module {top}_example (
 {declarations}
 );
-    // the reset is released in step with the clock
-    reg [1:0] reset;
-    always @(posedge aclk) reset <= {{reset[0], ~aresetn}};
-
 {assigns}
+    wire unused = &{{1'b0, m_axi_bid, m_axi_rid}};
 
     {top} core (
 {_connections(ports, own)}

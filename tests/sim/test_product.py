@@ -14,6 +14,7 @@ import pytest
 from accel.codegen.core import WAIVERS
 from accel.codegen.files import TOP, core_files
 from accel.config import PRESETS
+from rtl import read_port, wishbone, write_port
 from sim.export import KINDS, PRODUCT, with_plain_names
 from sim.verilator import engine_verilog, product_verilog
 
@@ -121,3 +122,10 @@ def test_plain_names_are_new_and_no_words_of_the_language() -> None:
     text = "wire \\a.b ;\nwire a_b;\nwire \\a[b] ;\nwire \\$1 , \\reg , \\a$2 ;\nassign \\a.b  = a_b;\n"
     assert with_plain_names(text) == "wire a_b_2;\nwire a_b;\nwire a_b_3;\nwire n1, reg_, a_2;\nassign a_b_2 = a_b;\n"
     assert with_plain_names("wire \\a$1 ;\nwire [8:0] a_1 = 9'h1ff;\n") == "wire a_1_2;\nwire [8:0] a_1 = 9'h1ff;\n"
+
+
+def test_the_page_on_integration_has_the_numbers_of_the_hardware() -> None:
+    page = " ".join((Path(__file__).parents[2] / "docs" / "integration.md").read_text(encoding="utf-8").split())
+    assert f"INCR bursts of at most {write_port.BURST_BEATS} full beats that never cross 4096 bytes" in page
+    assert f"Up to {read_port.OUTSTANDING} reads and {write_port.OUTSTANDING} writes wait" in page
+    assert f"up to {wishbone.OUTSTANDING} under way" in page

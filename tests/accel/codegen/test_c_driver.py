@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from accel.codegen.files import driver_files
+from accel.codegen.files import driver_files, image_files
+from accel.compiler import compile_network
+from accel.config import PRESETS
+from accel.frontends import load_network
 from accel.isa import BASE_ALIGNMENT, CSR, CSR_BYTES, ISA_VERSION, Error, register_value
 from accel.program import TensorBinding
 
@@ -160,3 +163,15 @@ def test_maps_lie_as_the_compiler_lays_them(driver: Any, seed: int) -> None:
     back = np.zeros(shape, np.int8)
     driver.systolith_read_map(ctypes.c_void_p(memory.ctypes.data), ctypes.byref(described), ctypes.c_void_p(back.ctypes.data))
     np.testing.assert_array_equal(back, values, err_msg=f"seed {seed}")
+
+
+def test_the_example_of_the_page_on_integration_compiles(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "integration.md").read_text(encoding="utf-8")
+    network = load_network("lenet5")
+    files = driver_files() | image_files(compile_network(network, PRESETS["tiny"]), network)
+    files["example.c"] = page.split("```c\n")[1].split("```")[0]
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert COMPILER is not None
+    sources = sorted(name for name in files if name.endswith(".c"))
+    subprocess.run([COMPILER, *FLAGS, "-c", *sources], cwd=tmp_path, check=True, capture_output=True)

@@ -71,3 +71,14 @@ def test_names_of_networks_become_identifiers() -> None:
     assert [c_name(name) for name in ("lenet5", "mobilenetv1-0.25-96", "2nd", "größe")] == [
         *("lenet5", "mobilenetv1_0_25_96", "n2nd", "gr__e"),
     ]
+
+
+def test_the_page_on_integration_has_the_registers() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "integration.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (0x[^|]+) \| ([A-Z_, ]+) \|", page, re.MULTILINE)
+    listed = [
+        (name, int(offset, 16)) for row in rows for offset, name in zip(row[0].split(", "), row[1].strip().split(", "), strict=True)
+    ]
+    assert listed == [(register.name, int(register)) for register in CSR]
+    for f in REGISTERS[CSR.STATUS].fields[:3]:
+        assert re.search(rf"\b{f.offset} {f.name}\b", page)
