@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ __all__ = ["CommandError", "cli", "main"]
 
 PEERS = ("scalesim", "published")
 BACKENDS = ("auto", "verilator", "pysim", "emulator")
+BUSES = ("axi", "wishbone")
 #: Sample images run when no number is given: enough to see, and on Amaranth's simulator (some thousand times slower) just one.
 MAX_IMAGES = 100_000
 DEFAULT_IMAGES = 10
@@ -511,29 +513,59 @@ def disassemble(network: str, config: str, calibration: str | None) -> None:
 
 @cli.command()
 @_config
-@click.option("-o", "--output", required=True, metavar="FILE", help="File to write; - for standard output.")
-def verilog(config: str, output: str) -> None:
-    """Write the engine as one Verilog file.
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="DIR|FILE.v",
+    help="Directory for the core and all that belongs to it, or file for the core alone; - for standard output.",
+)
+@click.option("--bus", type=click.Choice(BUSES), default=BUSES[0], show_default=True, help="Buses of memory and registers.")
+@click.option(
+    "--memory-image", "memory_image", metavar="NETWORK", help="Also write this network's program, for $readmemh and as C array."
+)
+@_calibration
+def verilog(config: str, output: str, bus: str, memory_image: str | None, calibration: str | None) -> None:
+    """Write the engine as a stand-alone core in Verilog-2001, with its description, register files, C driver and an example.
 
     \b
-    Example:
-      systolith verilog --config base -o engine.v
+    Examples:
+      systolith verilog --config base -o core/
+      systolith verilog --config base --bus wishbone --memory-image lenet5 -o core/
+      systolith verilog --config base -o core.v
     """
     engine = load_config(config)
-    path = None if output == "-" else _output_path(output)
-    text = _verilog(engine)
-    if path is None:
-        _emit(text)
+    if output == "-" or output.endswith(".v"):
+        if memory_image is not None:
+            raise CommandError(f"--memory-image: writes several files, so -o must be a directory, not {output}")
+        path = None if output == "-" else _output_path(output)
+        text, _ = _verilog(engine, bus)
+        if path is None:
+            _emit(text)
+            return
+        with _replaced(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
         return
-    with _replaced(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    directory = _output_directory(output)
+
+    from accel.codegen import files
+
+    written: dict[str, str] = {}
+    if memory_image is not None:
+        from accel.compiler import compile_network
+        from accel.frontends import load_network
+
+        network = load_network(memory_image, calibration=calibration)
+        written |= files.image_files(compile_network(network, engine), network)
+    text, ports = _verilog(engine, bus)
+    _write_directory(directory, written | files.core_files(engine, bus=bus, verilog=text, ports=ports))
 
 
-def _verilog(config: EngineConfig) -> str:
-    """Return the very text that the Verilator backend simulates; its top module is ``engine``."""
-    from sim.verilator import engine_verilog
+def _verilog(config: EngineConfig, bus: str) -> tuple[str, Sequence[tuple[str, str, int]]]:
+    """Return the core's Verilog, and its ports: name, direction, width."""
+    from sim.verilator import product_verilog
 
-    return engine_verilog(config)
+    return product_verilog(config, bus=bus)
 
 
 def _announce(progress: Reporter, name: str) -> Callable[[int], None]:
@@ -699,3 +731,34 @@ def _replaced(path: Path) -> Iterator[Path]:
         raise CommandError(f"{path}: cannot be written: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _output_directory(name: str) -> Path:
+    """Return the path of a directory to be written, which may be there; refuse early what cannot be."""
+    path = Path(name)
+    if path.exists() and not path.is_dir():
+        raise CommandError(f"{name}: is not a directory; give a directory, or a file whose name ends in .v")
+    if not path.is_dir() and not path.absolute().parent.is_dir():
+        raise CommandError(f"{name}: the directory {path.parent} does not exist; make it first")
+    if not os.access(path if path.is_dir() else path.absolute().parent, os.W_OK):
+        raise CommandError(f"{name}: may not be written to; choose another directory")
+    return path
+
+
+def _write_directory(path: Path, files: Mapping[str, str]) -> None:
+    """Write text files into a directory: they appear when all are written. A new directory appears with them, or not at all."""
+    path = path.absolute()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.mkdir()
+        for name, text in files.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+        if not path.exists():
+            temporary.rename(path)
+            return
+        for name in files:
+            (temporary / name).replace(path / name)
+    except OSError as error:
+        raise CommandError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
