@@ -152,7 +152,7 @@ def run(
     vcd: str | None,
     as_json: bool,
 ) -> None:
-    """Compile NETWORK (a built-in name, or an ONNX file), simulate it, and check every output byte against the golden model.
+    """Compile NETWORK (built-in name, ONNX or TFLite file), simulate it, and check every output byte against the golden model.
 
     \b
     Examples:

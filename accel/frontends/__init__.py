@@ -7,6 +7,7 @@ from pathlib import Path
 from accel.errors import SystolithError
 from accel.frontends.builtin import NETWORKS, sample_images
 from accel.frontends.onnx import load_onnx
+from accel.frontends.tflite import load_tflite
 from accel.graph import Network
 from accel.images import read_array
 
@@ -18,7 +19,7 @@ class FrontendError(SystolithError):
 
 
 def load_network(name_or_path: str, *, calibration: str | Path | None = None) -> Network:
-    """Return the built-in network called ``name_or_path``, or the one in that .onnx file.
+    """Return the built-in network called ``name_or_path``, or the one in that .onnx or .tflite file.
 
     ``calibration`` is a file of typical inputs (.npy, .npz or an image), needed to quantise a float model.
     Raises a :class:`SystolithError` in one sentence for an unknown name, a bad file or a model that is not supported.
@@ -28,8 +29,13 @@ def load_network(name_or_path: str, *, calibration: str | Path | None = None) ->
             raise FrontendError(f"{name_or_path}: is quantised already; leave the calibration data out")
         return NETWORKS[name_or_path].load()
     path = Path(name_or_path)
-    if path.suffix.lower() != ".onnx":
-        raise FrontendError(f"no network is called {name_or_path!r}; use one of {', '.join(NETWORKS)}, or a .onnx file")
+    suffix = path.suffix.lower()
     # A file may share its stem with a built-in network, whose sample images are found by name.
     name = path.name if path.stem in NETWORKS else path.stem
+    if suffix == ".tflite":
+        if calibration is not None:
+            raise FrontendError(f"{path}: a .tflite file is quantised by its converter; leave the calibration data out")
+        return load_tflite(path, name=name)
+    if suffix != ".onnx":
+        raise FrontendError(f"no network is called {name_or_path!r}; use one of {', '.join(NETWORKS)}, or a .onnx or .tflite file")
     return load_onnx(path, name=name, calibration=None if calibration is None else read_array(calibration))

@@ -9,7 +9,6 @@ The operators themselves are read in :mod:`accel.frontends.onnx_operators`.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +20,7 @@ from onnx.reference import ReferenceEvaluator
 
 from accel.errors import SystolithError
 from accel.frontends.activations import Function, dequantise, quantise
+from accel.frontends.names import Names
 from accel.frontends.onnx_values import (
     Array,
     Average,
@@ -46,7 +46,7 @@ from accel.frontends.onnx_values import (
 from accel.graph import Add, AveragePool, Conv2D, Lookup, MaxPool, Operator, Requantisation, Shape, Tensor
 from accel.numerics import MAX_SHIFT, MIN_SHIFT, Rounding, quantise_multiplier
 
-__all__ = ["Handler", "Importer", "Node", "clean", "one_line"]
+__all__ = ["Handler", "Importer", "Node", "one_line"]
 
 
 class Node:
@@ -66,12 +66,6 @@ class Node:
         """Return an attribute's value, strings as str, or ``default`` where it is left out."""
         value = self.attributes.get(name, default)
         return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-def clean(name: str) -> str:
-    """Return a name without characters that files and tables trip over, and without quantisers' endings."""
-    bare = re.sub(r"(_quant|_QuantizeLinear|_DequantizeLinear)$", "", name)
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", bare).strip("_") or "layer"
 
 
 class Importer:
@@ -100,7 +94,7 @@ class Importer:
         self.input: Map | None = None
         self.notes: list[str] = []
         self._input_name = ""
-        self._names: set[str] = set()
+        self._names = Names()
         self._made: dict[tuple[object, ...], Map] = {}
 
     # The graph's ends
@@ -111,7 +105,7 @@ class Importer:
         height, width, channels = (1,) * (3 - len(rest)) + (rest if self.channels_last else (*rest[1:], rest[0]))
         shape = (height, width, channels)
         index = np.arange(math.prod(shape)).reshape(dims) if self.channels_last else channels_first(shape, len(dims))
-        self._input_name = self._unique(name)
+        self._input_name = self._names.unique(name)
         if element_type == onnx.TensorProto.FLOAT:
             self.values[name] = FloatInput(shape, index)
         else:
@@ -444,7 +438,7 @@ class Importer:
 
     def _layer(self, kind: Callable[..., Operator], name: str, inputs: tuple[Map, ...], grid: Grid, **fields: Any) -> Map:
         """Add a layer under a unique name; return the map it writes, which is called like the layer."""
-        unique = self._unique(name)
+        unique = self._names.unique(name)
         try:
             operator = kind(name=unique, inputs=tuple(entry.name for entry in inputs), output=unique, **fields)
             shape = operator.output_shape(tuple(entry.shape for entry in inputs))
@@ -453,15 +447,6 @@ class Importer:
         self.operators.append(operator)
         self.maps[unique] = Map(unique, shape, grid)
         return self.maps[unique]
-
-    def _unique(self, name: str) -> str:
-        base = candidate = clean(name)
-        number = 2
-        while candidate in self._names:
-            candidate = f"{base}_{number}"
-            number += 1
-        self._names.add(candidate)
-        return candidate
 
 
 #: What reads one operator: it takes the node's inputs from the importer and stores its output there.

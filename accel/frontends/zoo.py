@@ -16,22 +16,19 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-import numpy.typing as npt
 
+from accel.frontends.tflite_kernels import add_factor, add_operand
 from accel.graph import Add, AveragePool, Conv2D, MaxPool, Network, Operator, Requantisation, Shape, Tensor, Window
-from accel.numerics import INT8_MIN, Rounding, quantise_multiplier, requantise
+from accel.numerics import INT8_MIN, Rounding, quantise_multiplier
 
 __all__ = ["ZOO"]
 
-Int32Array = npt.NDArray[np.int32]
 
 _ROUNDING = Rounding.DOUBLE_AWAY
 #: Standard deviation, in bytes, that a layer's results have before its activation function.
 _SPREAD = 48.0
 #: Weights are uniform from -127 to 127: TensorFlow Lite's range. Their standard deviation:
 _WEIGHT_DEVIATION = math.sqrt((255**2 - 1) / 12)
-#: TensorFlow Lite's headroom below the operands of an add.
-_ADD_SHIFT = 20
 
 _SAME = "same"
 _Padding = int | tuple[int, int, int, int] | str
@@ -143,15 +140,14 @@ class _Builder:
     def add(self, name: str, first: _Map, second: _Map, *, relu: bool) -> _Map:
         """Add a residual add, rescaled as TensorFlow Lite does."""
         operands = first, second
-        widest = 2 * max(operand.tensor.scale for operand in operands)
+        largest = max(operand.tensor.scale for operand in operands)
         tables = []
         for operand in operands:
-            values = (np.arange(256) - 128 - operand.tensor.zero_point) << _ADD_SHIFT
-            tables.append(requantise(values, *quantise_multiplier(operand.tensor.scale / widest), _ROUNDING).astype(np.int32))
+            tables.append(add_operand(operand.tensor.scale, operand.tensor.zero_point, largest))
         mean = sum(operand.tensor.scale * operand.mean for operand in operands)
         scale = math.hypot(*(operand.tensor.scale * operand.deviation for operand in operands)) / _SPREAD
         zero_point = INT8_MIN if relu else int(self.rng.integers(-16, 17))
-        factor = quantise_multiplier(widest / (scale * (1 << _ADD_SHIFT)))
+        factor = add_factor(largest, scale)
         op = Add(
             name=name,
             inputs=(first.tensor.name, second.tensor.name),

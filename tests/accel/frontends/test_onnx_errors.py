@@ -318,7 +318,9 @@ def test_float_model_with_an_unknown_operator_is_refused_before_it_is_quantised(
 
 
 def test_unknown_names_list_the_networks() -> None:
-    with pytest.raises(SystolithError, match=r"no network is called 'lenet'; use one of lenet5, .*autoencoder, or a \.onnx file"):
+    with pytest.raises(
+        SystolithError, match=r"no network is called 'lenet'; use one of lenet5, .*autoencoder, or a \.onnx or \.tflite file"
+    ):
         load_network("lenet")
 
 
