@@ -245,6 +245,7 @@ def estimate(
     """Compile NETWORK and tell how many cycles it takes, layer by layer, without simulating it: exactly what the engine counts.
 
     Beside them the roofline: the fewest cycles that array and memory bus leave, each layer reading and writing memory once.
+    Weights decide no cycle, so a float model needs no calibration data, nor weights at all.
 
     \b
     Examples:
@@ -261,7 +262,7 @@ def estimate(
     outcomes = []
     with terminal.make_progress(sys.stderr) as progress:
         progress.stage(f"reading {network}")
-        loaded = load_network(network, calibration=calibration)
+        loaded = load_network(network, calibration=calibration, assume=True)
         for engine in engines:
             progress.stage(f"compiling {loaded.name} for {engine.name}")
             program = compile_network(loaded, engine)

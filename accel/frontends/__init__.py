@@ -18,10 +18,11 @@ class FrontendError(SystolithError):
     """A name that is neither a built-in network nor a model file."""
 
 
-def load_network(name_or_path: str, *, calibration: str | Path | None = None) -> Network:
+def load_network(name_or_path: str, *, calibration: str | Path | None = None, assume: bool = False) -> Network:
     """Return the built-in network called ``name_or_path``, or the one in that .onnx or .tflite file.
 
-    ``calibration`` is a file of typical inputs (.npy, .npz or an image), needed to quantise a float model.
+    ``calibration`` is a file of typical inputs (.npy, .npz or an image), needed to quantise a float model. With ``assume`` it is
+    not needed, and weights may be missing: a network of the same layers comes back, its numbers made up, as a note says.
     Raises a :class:`SystolithError` in one sentence for an unknown name, a bad file or a model that is not supported.
     """
     if name_or_path in NETWORKS:
@@ -35,7 +36,7 @@ def load_network(name_or_path: str, *, calibration: str | Path | None = None) ->
     if suffix == ".tflite":
         if calibration is not None:
             raise FrontendError(f"{path}: a .tflite file is quantised by its converter; leave the calibration data out")
-        return load_tflite(path, name=name)
+        return load_tflite(path, name=name, assume=assume)
     if suffix != ".onnx":
         raise FrontendError(f"no network is called {name_or_path!r}; use one of {', '.join(NETWORKS)}, or a .onnx or .tflite file")
-    return load_onnx(path, name=name, calibration=None if calibration is None else read_array(calibration))
+    return load_onnx(path, name=name, calibration=None if calibration is None else read_array(calibration), assume=assume)

@@ -160,8 +160,14 @@ class Importer:
         """Compute a node whose inputs are all constants."""
         feeds = {name: value.array for name in node.inputs if name and isinstance(value := self.values[name], Constant)}
         try:
-            evaluator = ReferenceEvaluator(node.proto, opsets={"": self.opset, node.domain: self.opset})
-            results = evaluator.run(None, feeds)
+            # Of a node alone the evaluator takes the newest definition, whatever operator set it is told.
+            inputs, outputs = (
+                [onnx.helper.make_empty_tensor_value_info(name) for name in names if name] for names in (feeds, node.outputs)
+            )
+            graph = onnx.helper.make_graph([node.proto], "constants", inputs, outputs)
+            domains = {"": self.opset, node.domain: self.opset}
+            opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in domains.items()]
+            results = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets)).run(None, feeds)
         except Exception as error:  # the evaluator raises whatever NumPy does
             raise self.error(node, f"its constants cannot be computed: {one_line(error)}") from None
         for name, array in zip(node.outputs, results, strict=False):
@@ -279,9 +285,16 @@ class Importer:
         vector = scale.ndim or zero.ndim
         if vector and (values.ndim <= axis or max(scale.size, zero.size) != values.shape[axis]):
             raise self.error(node, f"{max(scale.size, zero.size)} scales do not fit axis {axis} of {values.shape}")
-        return QuantisedConstant(
-            str(values.dtype), values.astype(np.int64) - moved, scale, zero.astype(np.int64) - moved, axis if vector else None
-        )
+        signed = (values ^ np.uint8(128)).view(np.int8) if moved else values
+        return QuantisedConstant(str(values.dtype), signed, scale, zero.astype(np.int64) - moved, axis if vector else None)
+
+    def real_weights(self, node: Node, value: Constant) -> QuantisedConstant:
+        """Return weights given as numbers that are not quantised, or refuse them."""
+        raise self.error(node, f"its weights are {value.array.dtype}, not quantised; put int8 weights and a DequantizeLinear there")
+
+    def note_rounding(self, text: str) -> None:
+        """Note where results may differ from a runtime's."""
+        self.notes.append(text)
 
     def settled(self, node: Node, real: Real) -> tuple[Dequantised, Index]:
         """Return a real expression as the values of an existing map, which a layer can read.
@@ -462,6 +475,7 @@ _ADVICE = {
     "ConvTranspose": "the nearest supported form is Conv",
     "DynamicQuantizeLinear": "quantise the model statically, with calibration data",
     "MatMulInteger": "the nearest supported forms are QLinearMatMul, and MatMul between DequantizeLinear and QuantizeLinear",
+    "LRN": "it is no 8-bit layer; leave it out of the model, as networks since 2014 do",
     "Pad": "give the padding to the Conv or pooling after it, in its attribute pads",
     "QLinearConcat": "branches can only be joined by QLinearAdd",
 }

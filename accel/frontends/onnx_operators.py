@@ -107,7 +107,7 @@ def _weights(g: Importer, node: Node, position: int) -> QuantisedConstant:
     if isinstance(value, QuantisedConstant):
         return value
     if isinstance(value, Constant):
-        raise g.error(node, f"its weights are {value.array.dtype}, not quantised; put int8 weights and a DequantizeLinear there")
+        return g.real_weights(node, value)
     raise g.error(node, "its weights must be constant; a product of two activations is not supported")
 
 
@@ -130,7 +130,7 @@ def _linear(
     *,
     groups: int = 1,
     shape: Shape,
-    arrange: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]],
+    arrange: Callable[[npt.NDArray[np.int8]], npt.NDArray[np.int8]],
     output_axis: int,
 ) -> Linear:
     """Return a layer with weights arranged as (out, kernel height, kernel width, in) by ``arrange``."""
@@ -145,7 +145,7 @@ def _linear(
         label=node.label,
         source=source,
         window=window,
-        weights=np.ascontiguousarray(arrange(weights.values).astype(np.int8)),
+        weights=np.ascontiguousarray(arrange(weights.values)),
         weight_scale=weights.scale.reshape(-1),
         weight_zero_point=weights.zero_point.reshape(-1).astype(np.int32),
         bias=np.zeros(shape[2], np.int64),
@@ -173,7 +173,7 @@ def _with_bias(g: Importer, node: Node, layer: Linear, value: Value | None) -> L
             raise g.error(node, "its bias holds NaN or infinity; every weight must be finite")
         bias = np.rint(real / scale)
         if not np.allclose(bias * scale, real, rtol=1e-6, atol=0):
-            g.notes.append(f"{node.name}: the bias is rounded to the scale of the sums, input scale times weight scale")
+            g.note_rounding(f"{node.name}: the bias is rounded to the scale of the sums, input scale times weight scale")
     if bias.size not in (1, layer.shape[2]):
         raise g.error(node, f"its bias has {bias.size} values for {layer.shape[2]} output channels")
     total = layer.bias + bias.astype(np.int64)
@@ -273,7 +273,7 @@ def _connected(g: Importer, node: Node, real: Real, weights: QuantisedConstant, 
             f"{g.name}: {node.label}: multiplies an axis of {index.shape} that is not the channels of {map_shape}; flatten it first"
         )
 
-    def arrange(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def arrange(values: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
         """Put the weights in the map's order; the flattened input may have the channels first."""
         rows = values if transposed else values.T
         arranged = np.empty_like(rows)
@@ -368,7 +368,7 @@ def _max_pool(g: Importer, node: Node) -> None:
 
 
 def _average_pool(g: Importer, node: Node) -> None:
-    g.notes.append(f"{node.name}: averages exactly, where ONNX Runtime adds float32 numbers: ties may differ by one")
+    g.note_rounding(f"{node.name}: averages exactly, where ONNX Runtime adds float32 numbers: ties may differ by one")
     g.store(node, _averaged(g, node, g.real(node)))
 
 
@@ -507,6 +507,15 @@ def _add(g: Importer, node: Node) -> None:
         g.store(node, replace(real, core=_with_bias(g, node, real.core, _per_channel(g, node, real, constant))))
         return
     _with_number(g, node)
+
+
+def _sum(g: Importer, node: Node) -> None:
+    if len(node.inputs) > 2:
+        raise g.error(node, f"sums {len(node.inputs)} activations; the nearest supported form is a chain of Adds, each quantised")
+    if len(node.inputs) == 1:
+        g.store(node, g.real(node))
+    else:
+        _add(g, node)
 
 
 def _qlinear_add(g: Importer, node: Node) -> None:
@@ -732,6 +741,7 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         "Softmax": _host,
         "Squeeze": _view(_squeeze),
         "Sub": _with_number,
+        "Sum": _sum,
         "Transpose": _view(_transpose),
         "Unsqueeze": _view(_unsqueeze),
         **dict.fromkeys(FUNCTIONS, _function),

@@ -184,11 +184,11 @@ class Constant:
 class QuantisedConstant:
     """A constant given as integers: real value ``(values - zero_point) * scale``, the latter two scalars or vectors along ``axis``.
 
-    Unsigned bytes are moved to int8, with their zero points; ``type_name`` is the type in the file.
+    ``values`` are int8 or int32: unsigned bytes are moved to int8, with their zero points. ``type_name`` is the type in the file.
     """
 
     type_name: str
-    values: npt.NDArray[np.int64]
+    values: Array
     scale: npt.NDArray[np.float32]
     zero_point: npt.NDArray[np.int64]
     axis: int | None

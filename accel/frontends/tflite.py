@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from accel.frontends.assumed import NOTE
 from accel.frontends.simplify import simplify
+from accel.frontends.tflite_assumed import assumed, is_quantised
 from accel.frontends.tflite_file import TfliteError, read_tflite
 from accel.frontends.tflite_graph import Importer
 from accel.frontends.tflite_operators import HANDLERS
@@ -20,13 +22,19 @@ from accel.graph import Network
 __all__ = ["TfliteError", "load_tflite"]
 
 
-def load_tflite(path: str | Path, *, name: str | None = None) -> Network:
+def load_tflite(path: str | Path, *, name: str | None = None, assume: bool = False) -> Network:
     """Return the network in a .tflite file, called ``name`` (or as the file is, without its ending).
+
+    ``assume`` takes a float model too, and gives a network of the same layers with random weights and made-up scales, as a note
+    says.
 
     Raises :class:`TfliteError` or another :class:`~accel.errors.SystolithError`, in one sentence, for what cannot be read or run.
     """
     path = Path(path)
     model = read_tflite(path)
+    notes: tuple[str, ...] = ()
+    if assume and not is_quantised(model):
+        model, notes = assumed(model), (NOTE,)
     importer = Importer(model, HANDLERS)
     importer.add_input()
     for operator in model.operators:
@@ -43,6 +51,6 @@ def load_tflite(path: str | Path, *, name: str | None = None) -> Network:
         operators=operators,
         tensors={operator.output: importer.tensors[operator.output] for operator in operators},
         output=output,
-        notes=tuple(importer.notes),
+        notes=(*notes, *importer.notes),
         preprocessing=preprocessing,
     )

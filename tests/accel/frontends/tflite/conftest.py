@@ -14,7 +14,7 @@ from accel import golden
 from accel.frontends.tflite import load_tflite
 from accel.graph import Network
 
-KINDS = {np.dtype(np.int8): "INT8", np.dtype(np.uint8): "UINT8", np.dtype(np.int32): "INT32", np.dtype(np.float32): "FLOAT32"}
+KINDS = {np.dtype(kind.lower()): kind for kind in ("INT8", "UINT8", "INT32", "FLOAT16", "FLOAT32")}
 
 #: The table of options of each operator that has one here.
 OPTIONS = {
