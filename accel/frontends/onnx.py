@@ -198,9 +198,7 @@ def _calibrated(model: onnx.ModelProto, calibration: npt.ArrayLike | None, path:
 
 
 #: Operators of float models that quantisation folds away.
-_BEFORE_QUANTISATION = frozenset(
-    {"BatchNormalization", "Constant", "ConstantOfShape", "Gather", "Concat", "Slice", "Range", "Expand"}
-)
+_BEFORE_QUANTISATION = frozenset({"BatchNormalization", "Constant", "ConstantOfShape", "Gather", "Slice", "Range", "Expand"})
 
 
 def _preprocessing(model: onnx.ModelProto, shape: Shape, path: Path) -> Mapping[str, Any]:

@@ -30,6 +30,7 @@ from accel.frontends.onnx_values import (
     Grid,
     Host,
     Index,
+    Joined,
     LayoutError,
     Linear,
     Map,
@@ -43,10 +44,10 @@ from accel.frontends.onnx_values import (
     channels_first,
     dequantised_constant,
 )
-from accel.graph import Add, AveragePool, Conv2D, Lookup, MaxPool, Operator, Requantisation, Shape, Tensor
+from accel.graph import Add, AveragePool, Concat, Conv2D, Lookup, MaxPool, Operator, Requantisation, Shape, Tensor
 from accel.numerics import MAX_SHIFT, MIN_SHIFT, Rounding, quantise_multiplier
 
-__all__ = ["Handler", "Importer", "Node", "one_line"]
+__all__ = ["Handler", "Importer", "Node", "is_channels_first", "one_line"]
 
 
 class Node:
@@ -135,7 +136,7 @@ class Importer:
         if self.input is None or not self.operators:
             raise OnnxError(f"{self.name}: no layer lies between the model's input and its output {output!r}")
         positions = origin.index.reshape(-1)
-        if not np.array_equal(positions, np.arange(len(positions))) and not _is_channels_first(origin.index, result.shape):
+        if not np.array_equal(positions, np.arange(len(positions))) and not is_channels_first(origin.index, result.shape):
             self.notes.append("the output is the map before the model's last change of axes: height, width, channels")
         tensors = {name: _tensor(entry) for name, entry in self.maps.items()}
         return _tensor(self.input), tuple(self.operators), tensors, result.name
@@ -322,7 +323,7 @@ class Importer:
         """Refuse an activation that is not a map with channels first: what convolutions and pooling read."""
         if index.ndim not in (3, 4):
             raise self.error(node, f"its input must have 4 axes (or 3), batch and channels first, not shape {index.shape}")
-        if not _is_channels_first(index, shape):
+        if not is_channels_first(index, shape):
             raise LayoutError(
                 f"{self.name}: {node.label}: its input {index.shape} is the map {shape} (height, width, channels) with axes mixed; "
                 "a Reshape or Transpose before it must not move data between axes"
@@ -356,7 +357,7 @@ class Importer:
         pools = [step for step in steps if isinstance(step, Pool)]
         for function in functions:
             follows_pool = any(isinstance(earlier, Pool) for earlier in steps[: steps.index(function)])
-            if (follows_pool and not function.monotone) or (function.bounds is None and not isinstance(core, Dequantised)):
+            if (follows_pool and not function.monotone) or (function.bounds is None and not isinstance(core, Dequantised | Joined)):
                 before = f"MaxPool {pools[0].name!r}" if isinstance(core, Dequantised) else core.label
                 raise self.error(
                     node,
@@ -365,6 +366,10 @@ class Importer:
                 )
         if isinstance(core, Dequantised):
             return self._pooled(self._looked_up(node, core, functions, grid), pools)
+        if isinstance(core, Joined):
+            # Each map is brought to the common grid by a table of its own, in which functions vanish.
+            maps = tuple(self._looked_up(node, source, functions, grid) for source in core.sources)
+            return self._pooled(self._layer(Concat, core.name, maps, grid), pools)
         limits = np.array([-np.inf, np.inf], np.float32)
         for function in functions:
             limits = function.evaluate(limits)
@@ -470,14 +475,12 @@ _BYTES = np.arange(-128, 128)
 #: What to do instead, for operators that people are likely to meet.
 _ADVICE = {
     "BatchNormalization": "fold it into the convolution before it (onnxruntime's quant_pre_process does)",
-    "Concat": "branches can only be joined by Add",
     "ConvInteger": "the nearest supported forms are QLinearConv, and Conv between DequantizeLinear and QuantizeLinear",
     "ConvTranspose": "the nearest supported form is Conv",
     "DynamicQuantizeLinear": "quantise the model statically, with calibration data",
     "MatMulInteger": "the nearest supported forms are QLinearMatMul, and MatMul between DequantizeLinear and QuantizeLinear",
     "LRN": "it is no 8-bit layer; leave it out of the model, as networks since 2014 do",
     "Pad": "give the padding to the Conv or pooling after it, in its attribute pads",
-    "QLinearConcat": "branches can only be joined by QLinearAdd",
 }
 
 
@@ -486,7 +489,8 @@ def one_line(error: Exception) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
-def _is_channels_first(index: Index, shape: Shape) -> bool:
+def is_channels_first(index: Index, shape: Shape) -> bool:
+    """Whether an index is that of a map seen as an ONNX tensor with the channels first."""
     return 2 <= index.ndim <= 4 and index.size == math.prod(shape) and np.array_equal(index, _channels_first_like(index, shape))
 
 

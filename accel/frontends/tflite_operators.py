@@ -14,7 +14,7 @@ from accel.frontends import tflite_kernels as kernels
 from accel.frontends.tflite_file import FileOperator, FileTensor
 from accel.frontends.tflite_graph import CONVERT, Handler, Importer, Padding, Value, requantisation
 from accel.frontends.tflite_kernels import Grid
-from accel.graph import Add, AveragePool, Conv2D, Lookup, MaxPool, Window
+from accel.graph import Add, AveragePool, Concat, Conv2D, Lookup, MaxPool, Window
 from accel.numerics import INT8_MIN, NumericsError, Rounding, quantise_multiplier
 
 __all__ = ["HANDLERS"]
@@ -304,6 +304,20 @@ def _add(g: Importer, op: FileOperator) -> None:
     )
 
 
+def _concatenation(g: Importer, op: FileOperator) -> None:
+    values = [g.value(op, position) for position in range(len(op.inputs))]
+    for value in values:
+        g.same_grid(op, value)
+    if op.options["FusedActivationFunction"] != "NONE":
+        raise g.error(op, f"its fused activation {op.options['FusedActivationFunction']} is not supported; use NONE")
+    axis = op.options["Axis"]
+    for value in values:
+        rank = len(value.dims)
+        if axis % rank != rank - 1 or value.dims[-1] != value.map.shape[2]:
+            raise g.error(op, f"joins the axis {axis} of {value.dims}; only the channels, the last axis, can be joined")
+    g.layer(op, Concat, values, g.output_grid(op))
+
+
 def _table(make: Callable[[Importer, FileOperator, Grid, Grid], Int8Array]) -> Handler:
     """Return the handler of a kernel that maps one byte to one."""
 
@@ -395,6 +409,7 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         "ADD": _add,
         "ARG_MAX": _host,
         "AVERAGE_POOL_2D": _average_pool,
+        "CONCATENATION": _concatenation,
         "CONV_2D": _conv,
         "DEPTHWISE_CONV_2D": _depthwise,
         "DEQUANTIZE": _dequantize,

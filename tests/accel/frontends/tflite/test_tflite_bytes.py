@@ -153,6 +153,16 @@ def test_add(bench: Any, seed: int) -> None:
     bench.compare(model, random_bytes(rng, 4, 16, 16, 4), f"seed {seed}")
 
 
+@pytest.mark.parametrize("axis", [3, -1])
+def test_joined_channels(bench: Any, axis: int) -> None:
+    rng = np.random.default_rng(8)
+    model = bench.Model((1, 5, 6, 3), 0.1, 7)
+    source = model.value
+    model.pool("MAX_POOL_2D", (3, 3), shape=(1, 5, 6, 3), scale=0.1, zero=7, Padding="SAME")
+    model.op("CONCATENATION", source, model.value, shape=(1, 5, 6, 9), scale=0.1, zero=7, Axis=axis)
+    bench.compare(model, random_bytes(rng, 4, 5, 6, 3))
+
+
 FUNCTIONS: list[tuple[str, float, int, float, int, dict[str, Any]]] = [
     *[("LOGISTIC", scale, zero, 1 / 256, -128, {}) for scale in (0.02, 0.0625, 0.1, 0.9, 7.0) for zero in (-128, 3)],
     *[("TANH", scale, zero, 1 / 128, 0, {}) for scale in (0.02, 0.0625, 0.1, 0.9, 7.0) for zero in (-128, 3)],
