@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.errors import SystolithError
+from accel.isa import WINDOW_LINES, WINDOW_TAPS
 
 __all__ = ["PRESETS", "ConfigError", "EngineConfig", "load_config", "power_of_two_at_least"]
 
@@ -59,6 +60,9 @@ class EngineConfig:
         Pixels in each of the two accumulator halves (``columns`` sums of 32 bits each): a power of two up to 32,768.
     parameter_channels
         Output channels whose bias, multiplier and shifts are on chip at once: ``lanes`` times a power of two.
+    window_pixels
+        Longest line of pixels that the depthwise path takes at once: a power of two from 8 to 256, or 0 for an engine without that
+        path, in which depthwise layers run one tap at a time. It has no effect with fewer than 3 rows or more rows than columns.
     tables
         Whether 256-entry activation tables are built in.
     elementwise
@@ -76,6 +80,7 @@ class EngineConfig:
     weight_words: int
     accumulator_words: int
     parameter_channels: int
+    window_pixels: int = 0
     tables: bool = True
     elementwise: bool = True
     multiplier: bool = True
@@ -113,6 +118,15 @@ class EngineConfig:
                 f"parameter_channels must be lanes ({self.lanes}) times a power of two from {low} to 4096, "
                 f"not {self.parameter_channels}"
             )
+        if self.window_pixels and not (_is_power_of_two(self.window_pixels) and 8 <= self.window_pixels <= 256):
+            raise ConfigError(f"window_pixels must be 0 or a power of two from 8 to 256, not {self.window_pixels}")
+
+    @property
+    def window_lines(self) -> int:
+        """Kernel lines that a pass of the depthwise path covers; 0 without that path."""
+        if not self.window_pixels or self.rows > self.columns:
+            return 0
+        return min(WINDOW_LINES, self.rows // WINDOW_TAPS)
 
     @property
     def word_bytes(self) -> int:
@@ -187,6 +201,7 @@ _BASE = EngineConfig(
     weight_words=2048,
     accumulator_words=512,
     parameter_channels=512,
+    window_pixels=32,
 )
 
 #: Named configurations, smallest first.

@@ -21,6 +21,8 @@ from accel.isa import (
     ISA_VERSION,
     MAGIC,
     PARAMETER_BYTES,
+    PERIOD_THREE,
+    WINDOW_TAPS,
     Instruction,
     IsaError,
     Opcode,
@@ -264,7 +266,8 @@ class Machine:
     def _load_activations(self, instruction: Instruction, memory: Bytes, source: Int64Array, local: Int64Array) -> None:
         self._require_within("scratchpad", local, self.config.scratchpad_words)
         element = 1 << instruction["element_log2"]
-        byte = np.arange(self.config.rows) % (1 << instruction["period_log2"])
+        period = 3 if instruction["period_log2"] == PERIOD_THREE else 1 << instruction["period_log2"]
+        byte = np.arange(self.config.rows) % period
         words = memory[source[:, None] + np.minimum(byte, element - 1)].view(np.int8)
         # A bank whose byte lies beyond the element gets something, but nobody says what.
         undefined = byte >= element
@@ -291,9 +294,13 @@ class Machine:
             operation = Operation(instruction["operation"])
         except ValueError:
             self._refuse(f"{instruction['operation']} is no operation")
+        if operation is Operation.WINDOW:
+            self._window(instruction)
+            return
         pixels = _offsets(instruction, "py", "px", "wy", "wx")
         taps = self._tap_addresses(instruction)
-        words = instruction["accumulators"] + np.arange(pixels.size)
+        window = instruction["n_wy"] * instruction["n_wx"] if instruction["reduce"] else 1
+        words = instruction["accumulators"] + np.arange(pixels.size // window)
         self._require_within("accumulator", words, len(self.accumulators))
         weights = np.zeros(0, np.int8)
         if operation is Operation.ARRAY:
@@ -301,6 +308,9 @@ class Machine:
             self._require_within("weight", at, self.config.weight_words)
             # Word i of a pass belongs to row R-1-i.
             weights = self.weights[at].reshape(*taps.shape, -1)[:, ::-1].astype(np.float32)
+            left_over = self.config.rows % instruction["tap_rows"]
+            if weights[:, :left_over].any():
+                self._refuse(f"rows 0 to {left_over - 1} belong to no tap: their weights must be zero")
         block = max(1, min(_EXACT_LENGTH, _BLOCK_BYTES // pixels.size) // self.config.rows)
         keep = bool(instruction["accumulate"])
         for start in range(0, len(taps), block):
@@ -314,23 +324,72 @@ class Machine:
                 sums = (flat @ weights[passes].reshape(flat.shape[1], -1)).astype(np.int64)
             else:
                 sums = self._bypass(instruction, operation, data)
+            if window > 1:
+                sums = sums.reshape(words.size, window, -1)
+                sums = sums.max(axis=1) if operation is Operation.MAX else sums.sum(axis=1)
             if keep:
                 old = self.accumulators[words].astype(np.int64)
                 sums = np.maximum(old, sums) if operation is Operation.MAX else old + sums
             self.accumulators[words] = sums.astype(np.int32)  # wraps
             keep = True
 
+    def _window(self, instruction: Instruction) -> None:
+        lines, rows = self.config.window_lines, self.config.rows
+        if not lines:
+            self._refuse(f"configuration {self.config.name!r} has no path for windows")
+        height, width = instruction["n_py"], instruction["n_px"]
+        kernel, stride = (
+            (instruction["n_ky"], instruction["n_kx"]),
+            (instruction["stride_ky"], instruction["stride_kx"]),
+        )
+        if not WINDOW_TAPS < width <= self.config.window_pixels:
+            self._refuse(f"n_px of WINDOW must be from {WINDOW_TAPS + 1} to {self.config.window_pixels}, not {width}")
+        if not set(stride) <= {1, 2}:
+            self._refuse(f"stride_ky and stride_kx of WINDOW must be 1 or 2, not {stride[0]} and {stride[1]}")
+        if kernel[0] > height or kernel[1] > width:
+            self._refuse(f"a window of {kernel[0]} by {kernel[1]} does not fit {height} lines of {width} pixels")
+        for name, value in (("n_block", 1), ("n_wy", 1), ("n_wx", 1), ("row_offset", 0), ("reduce", 0), ("tap_rows", rows)):
+            if instruction[name] != value:
+                self._refuse(f"{name} of WINDOW must be {value}, not {instruction[name]}")
+        weight_at = (instruction["weights"] + np.arange(rows)) & _ADDRESS_MASK
+        self._require_within("weight", weight_at, self.config.weight_words)
+        weights = self.weights[weight_at][::-1].astype(np.int64)
+        used = lines * WINDOW_TAPS
+        if weights[used:].any():
+            self._refuse(f"the weights of rows {used} to {rows - 1} must be zero")
+        pixels = (instruction["activations"] + _offsets(instruction, "py", "px")) & _ADDRESS_MASK
+        self._require_within("scratchpad", pixels, self.config.scratchpad_words)
+        channels = min(rows, self.config.columns)
+        stream = self.scratchpad[pixels, :channels].astype(np.int64)
+        result = (
+            np.arange(kernel[0] - 1, height, stride[0])[:, None] * width + np.arange(kernel[1] - 1, width, stride[1])
+        ).reshape(-1)
+        sums = self._garbage_sums((result.size, self.config.columns)).astype(np.int64)
+        sums[:, :channels] = 0
+        for row in range(used):
+            line, tap = divmod(row, WINDOW_TAPS)
+            at = result - line * width - tap
+            before = at < 0
+            if before.any() and weights[row].any():
+                self._refuse(f"row {row} multiplies a pixel before the first: its weights must be zero")
+            sums[:, :channels] += stream[np.where(before, 0, at)] * weights[row, :channels]
+        words = instruction["accumulators"] + np.arange(result.size)
+        self._require_within("accumulator", words, len(self.accumulators))
+        if instruction["accumulate"]:
+            sums += self.accumulators[words]
+        self.accumulators[words] = sums.astype(np.int32)  # wraps
+
     def _tap_addresses(self, instruction: Instruction) -> Int64Array:
         """Return the tap offset that each row reads in each pass: ``(passes, rows)``."""
         rows, tap_rows = self.config.rows, instruction["tap_rows"]
-        if rows % tap_rows:
-            self._refuse(f"tap_rows must divide {rows} rows, not be {tap_rows}")
+        if tap_rows > rows:
+            self._refuse(f"tap_rows must be at most {rows}, not {tap_rows}")
         taps = _offsets(instruction, "block", "ky", "kx")
         at_once = rows // tap_rows
         passes = -(-taps.size // at_once)
         padded = np.concatenate([taps, np.full(passes * at_once - taps.size, taps[-1])]).reshape(passes, at_once)
-        # The first tap of a pass is on the last rows.
-        return np.repeat(padded[:, ::-1], tap_rows, axis=1)
+        # The first tap of a pass is on the last rows; what is left over below reads what it likes, here the last group's tap.
+        return np.pad(np.repeat(padded[:, ::-1], tap_rows, axis=1), ((0, 0), (rows % tap_rows, 0)), "edge")
 
     def _bypass(self, instruction: Instruction, operation: Operation, data: npt.NDArray[np.int8]) -> Int64Array:
         """Return ``(pixels, columns)``: the passes in ``data`` (pixels, passes, rows) reduced by the operation."""

@@ -23,20 +23,31 @@ EXECUTE, for each tap (block, ky, kx), for each pixel (py, px, wy, wx), innermos
 One pass over the pixels covers ``g = rows // tap_rows`` consecutive taps (kx fastest), each on a group of ``tap_rows`` rows: tap
 ``t`` of the pass on rows ``R - (t+1)*tap_rows`` to ``R - t*tap_rows - 1``, so the first tap of a pass is on the *last* rows. Row
 ``r`` reads bank ``r`` at its own tap's address. When the taps run out inside a pass the remaining rows repeat the last tap's
-address (their weights are zero). ``g > 1`` needs a map stored with ``period = tap_rows``, and tap_rows must divide rows.
-A pass takes ``rows`` weight words from ``weights`` on, the word for the last row first: word ``i`` of a pass belongs to row
-``R-1-i``. All scratchpad address arithmetic is modulo 2**16, so strides may be negative.
+address; rows below the last group read anywhere (the weights of both are zero). ``g > 1`` needs a map stored with ``period =
+tap_rows``. A pass takes ``rows`` weight words from ``weights`` on, the word for the last row first: word ``i`` of a pass belongs to
+row ``R-1-i``. All scratchpad address arithmetic is modulo 2**16, so strides may be negative.
+
+With ``reduce`` all pixels of a window (wy, wx) go into one accumulator word: the address steps once a window.
 
 EXECUTE, bypass operations (SUM, MAX, LOW, HIGH): no weights; accumulator column ``c`` takes the byte of row ``c + row_offset``,
 where ``row_offset`` is a multiple of ``columns`` below ``rows`` and ``tap_rows`` is ``rows``. A column without such a row gets
 anything.
 
+EXECUTE, WINDOW (depthwise): column ``c`` multiplies the bytes of row ``c`` alone, each by several weights, so that a byte is read
+once for all taps of a kernel. There is one pass, of one weight tile; the pixels are ``n_py`` lines of ``n_px`` (``n_wy = n_wx =
+1``), the ``u``-th of them ``x[u]``. With ``b`` up to ``WINDOW_LINES`` (no more than fit the rows) and ``j`` below ``WINDOW_TAPS``,
+row ``b*WINDOW_TAPS + j`` multiplies ``x[u - b*n_px - j]``; other rows' weights are zero. A result goes to the accumulators for each
+``py = n_ky-1, n_ky-1 + stride_ky, ...`` and ``px = n_kx-1, n_kx-1 + stride_kx, ...`` (inside the line), strides 1 or 2; the
+accumulator address steps only for these. ``n_px`` is from ``WINDOW_TAPS + 1`` to the configuration's ``window_pixels``;
+``n_block``, ``row_offset`` and ``reduce`` are 1, 0 and 0, ``tap_rows`` is ``rows``.
+
 LOAD, for each z, y, x (x fastest): the element at ``memory_address + z*memory_stride_z + y*memory_stride_y + (x << element_log2)``
 goes to local address ``local_address + z*local_stride_z + y*local_stride_y + x``. ACTIVATIONS: bank ``r`` takes byte ``r % (1 <<
-period_log2)`` of the element. memory_address and strides are multiples of the element. WEIGHTS: an element is
-``weight_word_bytes``. PARAMETERS: an element is 16 bytes (see ``PARAMETER``), one channel each; ``local_address`` counts groups of
-``lanes`` channels, n_y and n_z are 1. TABLE: elements of one byte, entry i for input byte i (as unsigned). PAIR_TABLE: elements of
-4 bytes, entries 0-255 for the low, 256-511 for the high byte. FILL: nothing is read; every bank takes ``fill_value``.
+period_log2)`` of the element (``period_log2 = PERIOD_THREE``: byte ``r % 3``, for images). memory_address and strides are multiples
+of the element. WEIGHTS: an element is ``weight_word_bytes``. PARAMETERS: an element is 16 bytes (see ``PARAMETER``), one channel
+each; ``local_address`` counts groups of ``lanes`` channels, n_y and n_z are 1. TABLE: elements of one byte, entry i for input byte
+i (as unsigned). PAIR_TABLE: elements of 4 bytes, entries 0-255 for the low, 256-511 for the high byte. FILL: nothing is read; every
+bank takes ``fill_value``.
 
 STORE, for each y, x, and for each of ``pool`` consecutive accumulator words, for each of ``groups`` groups of ``lanes`` columns
 from ``first_group`` on: sum + bias (or, source PAIR: table[low byte] + table[256 + next byte] + bias) -> requantise -> + zero_point
@@ -68,7 +79,10 @@ __all__ = [
     "MAGIC",
     "PARAMETER",
     "PARAMETER_BYTES",
+    "PERIOD_THREE",
     "UNORDERED",
+    "WINDOW_LINES",
+    "WINDOW_TAPS",
     "Error",
     "Field",
     "Instruction",
@@ -82,10 +96,15 @@ __all__ = [
     "fields_of",
 ]
 
-ISA_VERSION = 1
+ISA_VERSION = 2
 MAGIC = 0x53_59_4C  # "SYL"
 INSTRUCTION_BYTES = 32
 UNORDERED = 31
+#: ``period_log2`` of a LOAD whose words repeat three bytes.
+PERIOD_THREE = 6
+#: Kernel columns and lines that one pass of a WINDOW covers at most.
+WINDOW_TAPS = 3
+WINDOW_LINES = 3
 
 
 class IsaError(SystolithError):
@@ -126,6 +145,8 @@ class Operation(enum.IntEnum):
     """Add the unsigned byte."""
     HIGH = 4
     """Add the unsigned byte times 256."""
+    WINDOW = 5
+    """Add a window of each channel's own bytes times its own weights."""
 
 
 class Source(enum.IntEnum):
@@ -244,6 +265,7 @@ ENTRIES: Mapping[Opcode, tuple[Field, ...]] = MappingProxyType(
             ("stride_px", 16),
             ("stride_wy", 16),
             ("stride_wx", 16),
+            ("reduce", 1),
         ),
         Opcode.STORE: _pack(
             *_ORDER,

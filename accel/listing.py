@@ -6,6 +6,7 @@ import numpy as np
 
 from accel.isa import (
     INSTRUCTION_BYTES,
+    PERIOD_THREE,
     UNORDERED,
     Instruction,
     IsaError,
@@ -84,7 +85,7 @@ def _load(instruction: Instruction) -> list[str]:
     if loops:
         parts.append(f"local strides {', '.join(f'{axis} {local[axis]}' for axis in loops)}")
     if target == Target.ACTIVATIONS.name:
-        parts.append(f"period {1 << instruction['period_log2']}")
+        parts.append(f"period {3 if instruction['period_log2'] == PERIOD_THREE else 1 << instruction['period_log2']}")
     if instruction["fence"]:
         parts.append("fence")
     return parts
@@ -92,8 +93,18 @@ def _load(instruction: Instruction) -> list[str]:
 
 def _execute(instruction: Instruction) -> list[str]:
     operation = _name(Operation, instruction["operation"])
-    pixels = instruction["n_py"] * instruction["n_px"] * instruction["n_wy"] * instruction["n_wx"]
     first = instruction["accumulators"]
+    if operation == Operation.WINDOW.name:
+        height, width = (instruction[f"n_k{axis}"] for axis in "yx")
+        return [
+            f"WINDOW accumulators[{first}..] {'+=' if instruction['accumulate'] else '='} scratchpad[{instruction['activations']}]"
+            f" x weights[{instruction['weights']}]",
+            f"lines {_loops(instruction, 'py', 'px')}",
+            f"windows {height} x {width} strides y {instruction['stride_ky']}, x {instruction['stride_kx']}",
+        ]
+    pixels = instruction["n_py"] * instruction["n_px"]
+    if not instruction["reduce"]:
+        pixels *= instruction["n_wy"] * instruction["n_wx"]
     gets = "=" if not instruction["accumulate"] else "max=" if operation == Operation.MAX.name else "+="
     parts = [f"{operation} accumulators[{first}..{first + pixels - 1}] {gets} scratchpad[{instruction['activations']}]"]
     if operation == Operation.ARRAY.name:
@@ -101,6 +112,8 @@ def _execute(instruction: Instruction) -> list[str]:
         parts.append(f"tap rows {instruction['tap_rows']}")
     else:
         parts.append(f"row offset {instruction['row_offset']}")
+    if instruction["reduce"]:
+        parts.append("a word for each window")
     return [*parts, f"pixels {_loops(instruction, 'py', 'px', 'wy', 'wx')}", f"taps {_loops(instruction, 'block', 'ky', 'kx')}"]
 
 

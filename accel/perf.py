@@ -344,11 +344,12 @@ class _Replay:
                 begin = max(begin, ends[index - _HANDED] + 1)
             filling = max(begin + 1, taken)
 
-            array = execute["operation"] == Operation.ARRAY
+            window = execute["operation"] == Operation.WINDOW
+            array = window or execute["operation"] == Operation.ARRAY
             path = (array, execute["row_offset"])
             pixels = execute["n_py"] * execute["n_px"] * execute["n_wy"] * execute["n_wx"]
             taps = execute["n_block"] * execute["n_ky"] * execute["n_kx"]
-            passes = -(-taps // (rows // execute["tap_rows"]))
+            passes = 1 if window else -(-taps // (rows // execute["tap_rows"]))
 
             if passes == 1:
                 # the loader is done with it, whatever the streamer still waits for
@@ -363,7 +364,7 @@ class _Replay:
                     first = max(first, last_pixel + settle + 1)
                 if execute["accumulate"]:
                     first = max(first, last_pixel + _REVISIT)
-            period = max(pixels, rows, _REVISIT)
+            period = max(pixels + (_REVISIT - 1 if execute["reduce"] else 0), rows, _REVISIT)
             last_pass = first + (passes - 1) * period
             # each pass is loaded while the one before streams
             last_filling = filling if passes == 1 else last_pass - period

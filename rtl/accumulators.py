@@ -21,9 +21,20 @@ def control_layout(shifts: int) -> data.StructLayout:
     """Return what goes with a pixel: where its results are added, and how.
 
     ``shift`` selects the rows that bypass the array: column c takes row ``c + shift * columns``. ``last`` marks an instruction's
-    last pixel.
+    last pixel. ``drop``: nothing is written. ``forward``: the sum so far is that of the pixel one cycle before, not the memory's.
     """
-    return data.StructLayout({"valid": 1, "last": 1, "overwrite": 1, "operation": Operation, "shift": range(shifts), "address": 16})
+    return data.StructLayout(
+        {
+            "valid": 1,
+            "last": 1,
+            "drop": 1,
+            "overwrite": 1,
+            "forward": 1,
+            "operation": Operation,
+            "shift": range(shifts),
+            "address": 16,
+        }
+    )
 
 
 def drain_layout(groups: int) -> data.StructLayout:
@@ -35,8 +46,9 @@ class Accumulators(wiring.Component):
     """``columns`` banks of 32-bit sums in two halves; column c works one cycle after column c-1.
 
     ``i_control`` comes together with the scratchpad's ``i_pixel``; it waits here for its results to come through the array (or past
-    it). A word may be accumulated again ``REVISIT`` cycles later. While one half is being accumulated the other is free to be
-    drained. ``o_done`` is high for one cycle when the last pixel of an instruction is in memory.
+    it). A word may be accumulated again ``REVISIT`` cycles later (or, with ``forward``, in the next). While one half is being
+    accumulated the other is free to be drained. ``o_done`` is high for one cycle when the last pixel of an instruction is in
+    memory.
 
     Parameters
     ----------
@@ -142,7 +154,7 @@ class Accumulators(wiring.Component):
                 m.d.comb += [
                     read.en.eq(1),
                     read.addr.eq(Mux(chosen, control.address[:bits], self.i_drain.address[:bits])),
-                    write.en.eq(write_stage.valid & (write_stage.address[bits] == half)),
+                    write.en.eq(write_stage.valid & ~write_stage.drop & (write_stage.address[bits] == half)),
                     write.addr.eq(write_stage.address[:bits]),
                     write.data.eq(total),
                 ]
@@ -152,7 +164,7 @@ class Accumulators(wiring.Component):
             old = Signal(signed(32), name=f"old_{c}")
             m.d.comb += [
                 value.eq(Mux(add_stage.operation == Operation.ARRAY, self.i_sums[c], bypass)),
-                old.eq(Mux(add_stage.address[bits], drained[1][c], drained[0][c])),
+                old.eq(Mux(add_stage.forward, total, Mux(add_stage.address[bits], drained[1][c], drained[0][c]))),
             ]
             with m.If(add_stage.overwrite):
                 m.d.sync += total.eq(value)

@@ -7,7 +7,18 @@ from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from accel.config import QUEUE_DEPTH, EngineConfig
-from accel.isa import INSTRUCTION_BYTES, ISA_VERSION, MAGIC, PARAMETER_BYTES, UNORDERED, Error, Opcode, Operation, Target
+from accel.isa import (
+    INSTRUCTION_BYTES,
+    ISA_VERSION,
+    MAGIC,
+    PARAMETER_BYTES,
+    UNORDERED,
+    WINDOW_TAPS,
+    Error,
+    Opcode,
+    Operation,
+    Target,
+)
 from accel.numerics import Rounding
 from rtl.layouts import ORDER_BITS, QUEUES, completed_layout, entry_layout, instruction_layout
 from rtl.read_port import read_beat_layout
@@ -185,12 +196,27 @@ class Dispatcher(wiring.Component):
         rows, columns = self.config.rows, self.config.columns
         counts = ("n_block", "n_ky", "n_kx", "n_py", "n_px", "n_wy", "n_wx")
         is_array = execute.operation == Operation.ARRAY
-        divides = execute.tap_rows.matches(*(n for n in range(1, rows + 1) if rows % n == 0))
+        bad_window: Value = Const(1)
+        if self.config.window_lines:
+            bad_window = (
+                (execute.n_px <= WINDOW_TAPS)
+                | (execute.n_px > self.config.window_pixels)
+                | (execute.n_px < execute.n_kx)
+                | (execute.n_py < execute.n_ky)
+                | (execute.n_block != 1)
+                | (execute.n_wy != 1)
+                | (execute.n_wx != 1)
+                | ~execute.stride_ky.matches(1, 2)
+                | ~execute.stride_kx.matches(1, 2)
+                | (execute.row_offset != 0)
+                | execute.reduce
+            )
         return (
             _any_zero(execute, *counts)
             | (execute.operation > max(Operation))
-            | Mux(is_array, ~divides, execute.tap_rows != rows)
+            | Mux(is_array, (execute.tap_rows == 0) | (execute.tap_rows > rows), execute.tap_rows != rows)
             | (~is_array & ~execute.row_offset.matches(*range(0, rows, columns)))
+            | ((execute.operation == Operation.WINDOW) & bad_window)
         )
 
     def _bad_store(self, store: data.View) -> Value:

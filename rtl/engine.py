@@ -111,7 +111,9 @@ class Core(wiring.Component):
         m.submodules.write_port = write_port = WritePort(word_bytes=config.word_bytes, bus_bytes=config.bus_bytes)
         m.submodules.scratchpad = scratchpad = Scratchpad(rows=config.rows, depth=config.scratchpad_words)
         m.submodules.weights = weights = WeightMemory(columns=config.columns, depth=config.weight_words)
-        m.submodules.array = array = SystolicArray(rows=config.rows, columns=config.columns)
+        m.submodules.array = array = SystolicArray(
+            rows=config.rows, columns=config.columns, lines=config.window_lines, depth=config.window_pixels
+        )
         m.submodules.accumulators = accumulators = Accumulators(
             rows=config.rows,
             columns=config.columns,
@@ -133,6 +135,10 @@ class Core(wiring.Component):
             weights.i_write.eq(load.o_weight),
             array.i_activations.eq(scratchpad.o_bytes),
             array.i_swap.eq(scratchpad.o_swap),
+            array.i_vertical.eq(scratchpad.o_vertical),
+            array.i_lag.eq(scratchpad.o_lag),
+            # a column takes the bytes of its own channel; columns beyond the rows have none
+            *(array.i_tops[c].eq(scratchpad.o_bytes[c]) for c in range(min(config.rows, config.columns))),
             array.i_shift.eq(scratchpad.o_shift),
             array.i_weights.eq(weights.o_bytes),
             accumulators.i_control.eq(execute.o_control),

@@ -7,7 +7,7 @@ from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from accel.config import EngineConfig
-from accel.isa import Opcode, Operation, UnitState
+from accel.isa import WINDOW_TAPS, Opcode, Operation, UnitState
 from rtl.accumulators import REVISIT, control_layout
 from rtl.layouts import completed_layout, entry_layout, instruction_layout, is_ordered, loop_step
 from rtl.scratchpad import pixel_layout, tap_layout
@@ -29,8 +29,8 @@ class ExecuteUnit(wiring.Component):
         streamer             |  pass 0 pixels | pass 1 pixels | ...
 
     The loader waits for the order after LOADs, the streamer for the others. An instruction that uses another path to the
-    accumulators than the one before waits until that path is empty; one that accumulates onto earlier results waits ``REVISIT``
-    cycles.
+    accumulators than the one before waits until that path is empty; one that accumulates onto earlier results, and every pass of
+    one that reduces windows, waits ``REVISIT`` cycles.
 
     Parameters
     ----------
@@ -95,7 +95,8 @@ class ExecuteUnit(wiring.Component):
             handed.w_en.eq(begin),
         ]
         with m.If(begin):
-            m.d.sync += [active.eq(1), exhausted.eq(0), weight.eq(loading.weights)]
+            # a WINDOW has a single pass, whatever its kernel
+            m.d.sync += [active.eq(1), exhausted.eq(loading.operation == Operation.WINDOW), weight.eq(loading.weights)]
             m.d.sync += [tap.eq(0), tap_ky.eq(0), tap_block.eq(0)]
 
         give = Signal()
@@ -158,18 +159,27 @@ class ExecuteUnit(wiring.Component):
         settle = rows + REVISIT
         since_begin = Signal(range(settle + 1), init=settle)
         since_pixel = Signal(range(settle + 1), init=settle)
-        path = Cat(streaming.operation == Operation.ARRAY, streaming.row_offset)
+        is_window = streaming.operation == Operation.WINDOW
+        path = Cat((streaming.operation == Operation.ARRAY) | is_window, streaming.row_offset)
         last_path = Signal.like(path)
 
         ordered = Signal()
         quiet = Signal()
+        revisits = Signal()
         may_begin = Signal()
         m.d.comb += [
             ordered.eq(
                 is_ordered(head.orders.execute, self.i_completed.execute) & is_ordered(head.orders.store, self.i_completed.store)
             ),
-            quiet.eq(((path == last_path) | (since_pixel == settle)) & (~streaming.accumulate | (since_pixel >= REVISIT - 1))),
-            may_begin.eq(handed.r_rdy & ~inside & shadow_full & (since_begin >= REVISIT - 1) & (~first_pass | (ordered & quiet))),
+            revisits.eq(since_pixel >= REVISIT - 1),
+            quiet.eq(((path == last_path) | (since_pixel == settle)) & (~streaming.accumulate | revisits)),
+            may_begin.eq(
+                handed.r_rdy
+                & ~inside
+                & shadow_full
+                & (since_begin >= REVISIT - 1)
+                & Mux(first_pass, ordered & quiet, ~streaming.reduce | revisits)
+            ),
             pass_begins.eq(may_begin),
         ]
         issue = Signal()
@@ -191,6 +201,13 @@ class ExecuteUnit(wiring.Component):
             here_py.eq(Mux(inside, offset_py, streaming.activations)),
             sums_at.eq(Mux(inside, accumulator, streaming.accumulators)),
         ]
+        # Of the pixels of WINDOW, those with a whole window behind them (and of every other line or column) have a result.
+        has_result = Signal()
+        m.d.comb += has_result.eq(
+            _reached(count_py, streaming.n_ky, streaming.stride_ky) & _reached(count_px, streaming.n_kx, streaming.stride_kx)
+        )
+        # of the pixels of a reduced window, the first takes the sum so far from memory
+        inside_window = Signal()
         to_wx = (here + streaming.stride_wx)[:16]
         to_wy = (here_wy + streaming.stride_wy)[:16]
         to_px = (here_px + streaming.stride_px)[:16]
@@ -208,6 +225,7 @@ class ExecuteUnit(wiring.Component):
         m.d.sync += [
             self.o_control.valid.eq(issue),
             self.o_pixel.first.eq(may_begin),
+            self.o_pixel.vertical.eq(issue & is_window),
         ]
         with m.If(since_begin != settle):
             m.d.sync += since_begin.eq(since_begin + 1)
@@ -219,11 +237,16 @@ class ExecuteUnit(wiring.Component):
             m.d.sync += [
                 since_pixel.eq(0),
                 inside.eq(~pass_ends),
-                accumulator.eq(sums_at + 1),
+                accumulator.eq(sums_at + Mux(is_window, has_result, ~streaming.reduce | step_px)),
+                inside_window.eq(streaming.reduce & ~step_px),
                 self.o_pixel.offset.eq(here),
+                self.o_pixel.lag.eq(streaming.n_px - WINDOW_TAPS),
                 self.o_control.last.eq(instruction_ends),
-                self.o_control.overwrite.eq(first_pass & ~streaming.accumulate),
-                self.o_control.operation.eq(streaming.operation),
+                self.o_control.drop.eq(is_window & ~has_result),
+                self.o_control.overwrite.eq(first_pass & ~streaming.accumulate & ~inside_window),
+                self.o_control.forward.eq(inside_window),
+                # a sum is a sum: windows come out of the array as any other
+                self.o_control.operation.eq(Mux(is_window, Operation.ARRAY, streaming.operation)),
                 self.o_control.shift.eq(_quotient(streaming.row_offset, self.config.columns, self.shifts)),
                 self.o_control.address.eq(sums_at),
             ]
@@ -253,6 +276,12 @@ class ExecuteUnit(wiring.Component):
                 Mux(is_ordered(entry.orders.load, self.i_completed.load), UnitState.WAIT_WEIGHTS, UnitState.WAIT_LOAD)
             )
         return m
+
+
+def _reached(count: Value, kernel: Value, stride: Value) -> Value:
+    """Return whether ``count`` is ``kernel - 1``, or a multiple of ``stride`` (1 or 2) beyond it."""
+    last = kernel - 1
+    return (count >= last) & (~stride[1] | (count[0] == last[0]))
 
 
 def _quotient(value: Value, divisor: int, quotients: int) -> Value:

@@ -7,7 +7,7 @@ from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from accel.config import EngineConfig
-from accel.isa import PARAMETER, PARAMETER_BYTES, Opcode, Target, UnitState
+from accel.isa import PARAMETER, PARAMETER_BYTES, PERIOD_THREE, Opcode, Target, UnitState
 from rtl.layouts import ORDER_BITS, completed_layout, entry_layout, fields_layout, instruction_layout, is_ordered, loop_step
 from rtl.read_port import read_beat_layout
 from rtl.scratchpad import scratchpad_write_layout
@@ -305,6 +305,8 @@ class LoadUnit(wiring.Component):
                 for log2 in range((config.rows - 1).bit_length()):
                     with m.Case(log2):
                         m.d.comb += byte.eq(element.word_select(bank % (1 << log2), 8))
+                with m.Case(PERIOD_THREE):
+                    m.d.comb += byte.eq(element.word_select(bank % 3, 8))
             m.d.sync += self.o_write.data[bank].eq(Mux(is_fill, load.fill_value, byte))
         for column in range(config.columns):
             m.d.sync += self.o_weight.data[column].eq(element.word_select(column, 8))

@@ -27,27 +27,39 @@ class PE(wiring.Component):
     The next weight waits in the shadow register. ``i_swap`` comes with the first activation that needs it. Shadows form a shift
     register down the column, which moves while ``i_shift`` is high.
 
+    With a vertical path an activation may also come from above, and leaves downwards two cycles later: one more than the sums
+    take, so that a column of such elements is a systolic FIR filter (H. T. Kung, "Why Systolic Architectures?", Computer 15(1),
+    1982)::
+
+        i_above --[a]--[b]--> o_below
+
     Parameters
     ----------
     width
         Bits of a sum.
+    vertical
+        Whether there is a path from above.
 
     Members
     -------
     i_activation, o_activation
         int8, moving right.
-    i_swap, o_swap
-        Travels with the activation that is the first for the shadow weight.
+    i_above, o_below, i_vertical
+        int8, moving down; taken in place of ``i_activation`` while ``i_vertical`` is high. Only with a vertical path.
+    i_swap
+        Comes with the activation that is the first for the shadow weight.
     i_weight, o_weight
         int8, shadow weights moving down.
-    i_shift, o_shift
-        Shifts the shadow, moving right.
+    i_shift
+        Shifts the shadow.
     i_sum, o_sum
         Partial sums moving down.
     """
 
-    def __init__(self, *, width: int) -> None:
+    def __init__(self, *, width: int, vertical: bool = False) -> None:
         self.width = width
+        self.vertical = vertical
+        path = {"i_above": In(signed(8)), "i_vertical": In(1), "o_below": Out(signed(8))}
         super().__init__(
             {
                 "i_activation": In(signed(8)),
@@ -56,11 +68,10 @@ class PE(wiring.Component):
                 "i_shift": In(1),
                 "i_sum": In(signed(width)),
                 "o_activation": Out(signed(8)),
-                "o_swap": Out(1),
                 "o_weight": Out(signed(8)),
-                "o_shift": Out(1),
                 "o_sum": Out(signed(width)),
             }
+            | (path if vertical else {})
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -73,12 +84,16 @@ class PE(wiring.Component):
 
         m.d.sync += [
             activation.eq(self.i_activation),
-            self.o_swap.eq(self.i_swap),
-            self.o_shift.eq(self.i_shift),
             product.eq(activation * weight),
             # width is chosen so that this cannot overflow
             total.eq(self.i_sum + product),
         ]
+        if self.vertical:
+            below = Signal(signed(8), reset_less=True)
+            m.d.sync += below.eq(activation)
+            m.d.comb += self.o_below.eq(below)
+            with m.If(self.i_vertical):
+                m.d.sync += activation.eq(self.i_above)
         with m.If(self.i_swap):
             m.d.sync += weight.eq(shadow)
         with m.If(self.i_shift):

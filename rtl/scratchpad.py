@@ -9,8 +9,8 @@ from amaranth.lib.wiring import In, Out
 __all__ = ["Scratchpad", "pixel_layout", "scratchpad_write_layout", "tap_layout"]
 
 #: A pixel for all rows: ``offset`` is added to each row's tap; ``first`` is the first pixel of a pass, with which rows change to
-#: their next tap.
-pixel_layout = data.StructLayout({"first": 1, "offset": 16})
+#: their next tap. ``vertical`` and ``lag`` are for the array.
+pixel_layout = data.StructLayout({"first": 1, "vertical": 1, "lag": 8, "offset": 16})
 
 #: One of the ``rows`` taps of the next pass, the last row's first; ``start`` with the first of them.
 tap_layout = data.StructLayout({"start": 1, "address": 16})
@@ -46,8 +46,10 @@ class Scratchpad(wiring.Component):
         Write.
     o_bytes
         For each row.
-    o_swap
+    o_swap, o_vertical
         For each row.
+    o_lag
+        With row 0's byte.
     o_shift
         For each row: when the array's first column takes a shadow weight, ``4`` cycles after the row took its tap.
     """
@@ -62,6 +64,8 @@ class Scratchpad(wiring.Component):
                 "i_write": In(scratchpad_write_layout(rows)),
                 "o_bytes": Out(data.ArrayLayout(signed(8), rows)),
                 "o_swap": Out(rows),
+                "o_vertical": Out(rows),
+                "o_lag": Out(8),
                 "o_shift": Out(rows),
             }
         )
@@ -70,29 +74,43 @@ class Scratchpad(wiring.Component):
         m = Module()
         address_bits = (self.depth - 1).bit_length()
 
+        # What goes with a pixel besides its address, a bit for each cycle since: row r's byte comes three cycles after its offset,
+        # which is when the row three below has its own.
+        firsts = Signal(self.rows + 3)
+        verticals = Signal(self.rows + 3)
+        starts = Signal(self.rows)
+        m.d.sync += [
+            firsts.eq(Cat(self.i_pixel.first, firsts)),
+            verticals.eq(Cat(self.i_pixel.vertical, verticals)),
+            starts.eq(Cat(self.i_tap.start, starts)),
+        ]
+        m.d.comb += [
+            self.o_swap.eq(firsts[3:]),
+            self.o_vertical.eq(verticals[3:]),
+            self.o_lag.eq(_delayed(m, self.i_pixel.lag, 4, "lag")),
+        ]
+
         offset_in: Value = self.i_pixel.offset
-        first_in: Value = self.i_pixel.first
-        start_in: Value = self.i_tap.start
         tap_in: Value = self.i_tap.address
-        firsts: list[Signal] = []
+        takes = Signal(self.rows)
         for r in range(self.rows):
             # Each row controls its own shadow tap, so that nothing is broadcast: it takes rows - r taps, the first r cycles after
             # row 0.
+            start_in = starts[r - 1] if r else self.i_tap.start
+            first_in = firsts[r - 1] if r else self.i_pixel.first
             remaining = Signal(range(self.rows - r + 1), name=f"remaining_{r}")
-            take = Signal(name=f"take_{r}")
             shadow = Signal(16, name=f"shadow_{r}", reset_less=True)
-            m.d.comb += take.eq(start_in | (remaining != 0))
+            m.d.comb += takes[r].eq(start_in | (remaining != 0))
             with m.If(start_in):
                 m.d.sync += remaining.eq(self.rows - r - 1)
             with m.Elif(remaining != 0):
                 m.d.sync += remaining.eq(remaining - 1)
-            with m.If(take):
+            with m.If(takes[r]):
                 m.d.sync += shadow.eq(tap_in)
 
             tap = Signal(16, name=f"tap_{r}", reset_less=True)
             offset = Signal(16, name=f"offset_{r}", reset_less=True)
-            first = Signal(name=f"first_{r}")
-            m.d.sync += [offset.eq(offset_in), first.eq(first_in)]
+            m.d.sync += offset.eq(offset_in)
             with m.If(first_in):
                 m.d.sync += tap.eq(shadow)
 
@@ -114,20 +132,8 @@ class Scratchpad(wiring.Component):
             ]
             # a register behind the memory: block RAM outputs are slow
             m.d.sync += byte.eq(read.data)
-
-            m.d.comb += self.o_shift[r].eq(_delayed(m, take, 4, f"shift_{r}"))
-            firsts.append(first)
-
-            start = Signal(name=f"start_{r}")
-            m.d.sync += start.eq(start_in)
-            offset_in, first_in, start_in, tap_in = offset, first, start, shadow
-
-        # a row's byte comes three cycles after its offset, when the row three below has its own
-        for n in range(3):
-            first = Signal(name=f"first_{self.rows + n}")
-            m.d.sync += first.eq(firsts[-1])
-            firsts.append(first)
-        m.d.comb += [self.o_swap[r].eq(firsts[r + 3]) for r in range(self.rows)]
+            offset_in, tap_in = offset, shadow
+        m.d.comb += self.o_shift.eq(_delayed(m, takes, 4, "shift"))
         return m
 
 

@@ -28,6 +28,20 @@ def smallest_pass(config: EngineConfig) -> int:
     return max(config.rows, 4)
 
 
+def reduces(stage: Stage, config: EngineConfig, rows: int, columns: int) -> bool:
+    """Whether a tile of a pool is better read window by window than tap by tap: when its pixels would not fill a pass."""
+    bypasses = not stage.weights and not stage.is_pair
+    return bypasses and stage.pool_words == 1 and rows * columns < smallest_pass(config) and max(stage.window.kernel) > 1
+
+
+def _tile_cycles(stage: Stage, config: EngineConfig, rows: int, columns: int, passes: int) -> int:
+    """Return the cycles of a tile's passes, those of all units."""
+    pixels = stage.pass_pixels(config, rows, columns)
+    if reduces(stage, config, rows, columns):
+        return len(stage.units) * (pixels * math.prod(stage.window.kernel) + smallest_pass(config))
+    return passes * max(pixels, smallest_pass(config))
+
+
 def weight_limit(config: EngineConfig) -> int:
     """Return the weight words that one EXECUTE may use: a quarter of the memory, so that the next ones are loaded meanwhile."""
     return max(config.rows, config.weight_words // 4 // config.rows * config.rows)
@@ -79,18 +93,17 @@ def stage_cycles(
     words.
     """
     height, width, _ = stage.shape
+    passes, most, groups = _work(stage, config)
     shapes = [
-        (rows * columns * stage.pool_words, many * count)
+        (_tile_cycles(stage, config, rows, columns, passes), many * count)
         for (rows, many), (columns, count) in itertools.product(
             _tiles(height, plan.band_rows, plan.tile_rows), _tiles(width, plan.band_columns, plan.tile_columns)
         )
     ]
     tiles = sum(count for _, count in shapes)
     bands = -(-height // plan.band_rows) * -(-width // plan.band_columns)
-    passes, most, groups = _work(stage, config)
-    least = smallest_pass(config)
     instructions = tiles * len(stage.units) * _INSTRUCTION_OVERHEAD
-    execute = passes * sum(max(pixels, least) * count for pixels, count in shapes) + instructions
+    execute = sum(cycles * count for cycles, count in shapes) + instructions
     store = height * width * stage.pool_words * groups + instructions
     load = 2.0 * tiles * len(stage.units) * INSTRUCTION_BYTES / config.bus_bytes
     if stage.weights:

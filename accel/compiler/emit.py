@@ -13,7 +13,18 @@ from accel.compiler.hazards import Access, HazardTracker, Space
 from accel.compiler.rings import Ring
 from accel.compiler.stages import Bytes
 from accel.config import EngineConfig
-from accel.isa import INSTRUCTION_BYTES, ISA_VERSION, MAGIC, PARAMETER_BYTES, Instruction, Opcode, Operation, Target, fields_of
+from accel.isa import (
+    INSTRUCTION_BYTES,
+    ISA_VERSION,
+    MAGIC,
+    PARAMETER_BYTES,
+    PERIOD_THREE,
+    Instruction,
+    Opcode,
+    Operation,
+    Target,
+    fields_of,
+)
 
 __all__ = ["Emitter", "Loop"]
 
@@ -168,7 +179,7 @@ class Emitter:
             loops=[rows, planes, pixels],
             reads=[Access(Space.MEMORY, start, last + pixels.count * element_bytes)],
             writes=[Access(Space.SCRATCHPAD, local, end)],
-            period_log2=(min(period, element_bytes) - 1).bit_length(),
+            period_log2=PERIOD_THREE if period == 3 else (min(period, element_bytes) - 1).bit_length(),
         )
 
     def fill_border(self, frame: Frame, value: int) -> None:
@@ -252,6 +263,7 @@ class Emitter:
         tap_rows: int,
         row_offset: int = 0,
         weights: tuple[int, int] = (0, 0),
+        reduce: bool = False,
     ) -> None:
         """Emit an EXECUTE. ``taps`` has the loops block, ky, kx and ``pixels`` py, px, wy, wx; ``weights`` is address and words."""
         values = {
@@ -262,14 +274,47 @@ class Emitter:
             "activations": activations,
             "weights": weights[0],
             "accumulators": accumulators,
+            "reduce": int(reduce),
         }
-        end = activations + 1
-        for name, loop in (taps | pixels).items():
+        self._execute(values, taps | pixels, weights)
+
+    def window(
+        self,
+        *,
+        activations: int,
+        lines: Loop,
+        pixels: Loop,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        accumulators: int,
+        accumulate: bool,
+        weights: tuple[int, int],
+    ) -> None:
+        """Emit a WINDOW over ``lines`` of ``pixels``; ``weights`` is address and words of its tile."""
+        values = {
+            "operation": Operation.WINDOW,
+            "accumulate": int(accumulate),
+            "tap_rows": self.config.rows,
+            "activations": activations,
+            "weights": weights[0],
+            "accumulators": accumulators,
+            "n_block": 1,
+            "n_ky": kernel[0],
+            "n_kx": kernel[1],
+            "stride_ky": stride[0],
+            "stride_kx": stride[1],
+        }
+        self._execute(values, {"py": lines, "px": pixels, "wy": Loop(1, 0), "wx": Loop(1, 0)}, weights)
+
+    def _execute(self, values: dict[str, int], loops: dict[str, Loop], weights: tuple[int, int]) -> None:
+        first = values["activations"]
+        end = first + 1
+        for name, loop in loops.items():
             values[f"n_{name}"] = loop.count
             values[f"stride_{name}"] = loop.stride & _MASK
             end += (loop.count - 1) * loop.stride
-        half = accumulators // self.config.accumulator_words
-        reads = [Access(Space.SCRATCHPAD, activations, end), Access(Space.WEIGHTS, weights[0], weights[0] + weights[1])]
+        half = values["accumulators"] // self.config.accumulator_words
+        reads = [Access(Space.SCRATCHPAD, first, end), Access(Space.WEIGHTS, weights[0], weights[0] + weights[1])]
         self._emit(Opcode.EXECUTE, values, "", reads, [Access(Space.ACCUMULATORS, half, half + 1)])
 
     def store(

@@ -9,19 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from accel.compiler.errors import CompileError
-from accel.compiler.stages import Region, Stage, Unit, plane_count
+from accel.compiler.stages import MAX_WINDOW, Region, Stage, Unit, plane_count
 from accel.compiler.weights import factor_shifts, fold_bias, pack_parameters, pack_table, weight_parts
 from accel.config import EngineConfig
 from accel.graph import Add, AveragePool, Conv2D, Lookup, MaxPool, Network, Operator, Shape, Window
-from accel.isa import Operation
+from accel.isa import WINDOW_TAPS, Operation
 from accel.numerics import INT8_MAX, INT8_MIN, Rounding
 
-__all__ = ["fuse"]
+__all__ = ["fuse", "windowed"]
 
 #: Requantisation that changes nothing, in the two-step rounding.
 IDENTITY = (1 << 30, 1)
 
-MAX_WINDOW = 15
 MAX_POOL = 255
 
 _POINT = Window(kernel=(1, 1))
@@ -102,6 +101,22 @@ def _rises(op: Lookup) -> bool:
 def _only_consumer(network: Network, tensor: str) -> Operator | None:
     consumers = network.consumers(tensor)
     return consumers[0] if len(consumers) == 1 and tensor != network.output else None
+
+
+def windowed(stage: Stage, config: EngineConfig) -> Stage | None:
+    """Return a depthwise stage that reads each byte once for a whole window, or None where the engine cannot."""
+    (down, across), channels = stage.window.stride, stage.shape[2]
+    if (
+        not config.window_lines
+        or stage.operation is not Operation.ARRAY
+        or not stage.groups == channels == stage.input_shape[2]
+        or stage.pool_words > 1
+        or max(down, across) > 2
+        or any(kernel > 1 and dilation > 1 for kernel, dilation in zip(stage.window.kernel, stage.window.dilation, strict=True))
+        or stage.line_pixels(stage.shape[1]) <= WINDOW_TAPS
+    ):
+        return None
+    return replace(stage, operation=Operation.WINDOW, units=_channel_units(channels, config))
 
 
 def _pools_in_stage(stage: Stage, op: MaxPool, config: EngineConfig) -> bool:
@@ -244,6 +259,7 @@ def _stage(op: Operator, network: Network, config: EngineConfig) -> Stage:
         maximum=INT8_MAX,
         weights=weights,
         groups=groups,
+        image=op.inputs == (network.input.name,),
         pair_table=pair_table,
     )
 

@@ -11,14 +11,14 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from accel.compiler.cost import smallest_pass, weight_limit
+from accel.compiler.cost import reduces, smallest_pass, weight_limit
 from accel.compiler.emit import Emitter, Loop
 from accel.compiler.frames import Frame, MemoryMap, Rectangle
 from accel.compiler.plan import Plan
 from accel.compiler.residency import Placement
 from accel.compiler.rings import Ring
-from accel.compiler.stages import Bytes, Int8Array, Region, Stage, Unit, spans, storage_period
-from accel.compiler.weights import Box, pack_weights, unit_weights
+from accel.compiler.stages import MAX_WINDOW, Bytes, Int8Array, Region, Stage, Unit, spans, storage_period
+from accel.compiler.weights import Box, pack_weights, unit_weights, window_weights
 from accel.config import EngineConfig
 from accel.isa import Opcode, Operation, Source, Target, fields_of
 
@@ -235,7 +235,7 @@ class _StageLowering:
         bottom = min(inner.bottom, high)
         if view.next_row < bottom and inner.left < inner.right:
             area = replace(inner, top=view.next_row, bottom=bottom)
-            self.emitter.load_map(self.maps[name], view.frame, area, storage_period(self.config, self.stage.input_shape[2]))
+            self.emitter.load_map(self.maps[name], view.frame, area, self.stage.period(self.config))
         view.next_row = max(view.next_row, bottom)
 
     # Sums
@@ -252,11 +252,25 @@ class _StageLowering:
                     )
                     fresh = False
             return
+        if self.stage.operation is Operation.WINDOW:
+            for part in range(len(self.stage.weights)):
+                first = self._window_weights(unit, part)
+                for number, (ky, kx) in enumerate(self.stage.windows(self.config)):
+                    at = first + number * self.config.rows
+                    self._window(ky, kx, unit, tile, sources[0], accumulators, accumulate=not fresh, weights=at)
+                    fresh = False
+            return
         operations = (Operation.LOW, Operation.HIGH) if self.stage.is_pair else (self.stage.operation,)
         for operation, source in zip(operations, sources, strict=True):
-            for piece in self._pieces(box):
-                self._execute(operation, piece, unit, tile, source, accumulators, accumulate=not fresh)
+            reduce = reduces(self.stage, self.config, tile.rows, tile.columns)
+            for piece in self._windows(box) if reduce else self._pieces(box):
+                self._execute(operation, piece, unit, tile, source, accumulators, accumulate=not fresh, reduce=reduce)
                 fresh = False
+
+    def _windows(self, box: Box) -> Iterator[Box]:
+        """Cut a box of taps into windows as one instruction counts them."""
+        planes, ky, kx = box
+        return itertools.product([planes], list(spans(*ky, MAX_WINDOW)), list(spans(*kx, MAX_WINDOW)))
 
     def _pieces(self, box: Box) -> Iterator[Box]:
         """Cut a box of taps so that each piece's weights take their share of the weight memory and each count fits its field."""
@@ -298,31 +312,65 @@ class _StageLowering:
         *,
         accumulate: bool,
         weights: tuple[int, int] = (0, 0),
+        reduce: bool = False,
     ) -> None:
         window, pool = self.stage.window, self.stage.pool
         (planes, ky, kx) = box
         y, _ = self.stage.reach(0, tile.top, tile.bottom, ky)
         x, _ = self.stage.reach(1, tile.left, tile.right, kx)
         down, across = window.stride[0] * source.row_words, window.stride[1]
+        kernel = {
+            "ky": Loop(ky[1] - ky[0], window.dilation[0] * source.row_words),
+            "kx": Loop(kx[1] - kx[0], window.dilation[1]),
+        }
+        inner = {"wy": Loop(pool[0], down), "wx": Loop(pool[1], across)}
+        if reduce:
+            # the taps are pixels of one window, in place of passes
+            kernel, inner = {"ky": Loop(1, 0), "kx": Loop(1, 0)}, {"wy": kernel["ky"], "wx": kernel["kx"]}
         self.emitter.execute(
             operation,
             activations=source.address(planes[0], y, x),
-            taps={
-                "block": Loop(planes[1] - planes[0], source.pitch),
-                "ky": Loop(ky[1] - ky[0], window.dilation[0] * source.row_words),
-                "kx": Loop(kx[1] - kx[0], window.dilation[1]),
-            },
-            pixels={
-                "py": Loop(tile.rows, pool[0] * down),
-                "px": Loop(tile.columns, pool[1] * across),
-                "wy": Loop(pool[0], down),
-                "wx": Loop(pool[1], across),
-            },
+            taps={"block": Loop(planes[1] - planes[0], source.pitch), **kernel},
+            pixels={"py": Loop(tile.rows, pool[0] * down), "px": Loop(tile.columns, pool[1] * across), **inner},
             accumulators=accumulators,
             accumulate=accumulate,
             tap_rows=self.tap_rows,
             row_offset=unit.row_offset,
             weights=weights,
+            reduce=reduce,
+        )
+
+    def _window_weights(self, unit: Unit, part: int) -> int:
+        """Have the tiles of a unit's windows on chip; return the address of the first."""
+        key = (self.index, unit.first_channel, part)
+        return self.emitter.load_weights(key, lambda: window_weights(self.stage, unit, part, self.config))[0]
+
+    def _window(
+        self,
+        ky: tuple[int, int],
+        kx: tuple[int, int],
+        unit: Unit,
+        tile: _Tile,
+        source: Frame,
+        accumulators: int,
+        *,
+        accumulate: bool,
+        weights: int,
+    ) -> None:
+        """Emit the WINDOW of some kernel rows and columns. All read lines of one length, whatever their kernel columns."""
+        stage = self.stage
+        taps = stage.window_taps
+        y, bottom = stage.reach(0, tile.top, tile.bottom, ky)
+        x, _ = stage.reach(1, tile.left, tile.right, (kx[1] - taps, kx[1]))
+        self.emitter.window(
+            activations=source.address(unit.first_plane, y, x),
+            lines=Loop(bottom - y, source.row_words),
+            pixels=Loop(stage.line_pixels(tile.columns), 1),
+            kernel=(ky[1] - ky[0], taps),
+            stride=stage.window.stride,
+            accumulators=accumulators,
+            accumulate=accumulate,
+            weights=(weights, self.config.rows),
         )
 
     # Output

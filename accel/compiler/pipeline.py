@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from accel.compiler.emit import Emitter
 from accel.compiler.frames import MemoryMap
-from accel.compiler.fuse import fuse
+from accel.compiler.fuse import fuse, windowed
 from accel.compiler.lower import lower
 from accel.compiler.residency import Placement, place
 from accel.compiler.stages import Stage, plane_count
@@ -28,9 +28,9 @@ def compile_network(network: Network, config: EngineConfig) -> Program:
     placement = place(network, stages, config)
     emitter = Emitter(config)
     maps = _allocate_maps(network, stages, placement, emitter)
-    plans = [
+    chosen = [
         choose_plan(
-            stage,
+            [found for found in (stage, windowed(stage, config)) if found is not None],
             config,
             loaded=sum(placement.resident(name, index) is None for name in stage.inputs),
             element_bytes=max((1 << maps[name].element_log2 for name in stage.inputs if name in maps), default=1),
@@ -38,7 +38,8 @@ def compile_network(network: Network, config: EngineConfig) -> Program:
         )
         for index, stage in enumerate(stages)
     ]
-    ranges = lower(stages, plans, placement, maps, emitter)
+    stages = [stage for stage, _ in chosen]
+    ranges = lower(stages, [plan for _, plan in chosen], placement, maps, emitter)
     return _program(network, stages, maps, ranges, emitter)
 
 

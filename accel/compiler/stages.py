@@ -7,6 +7,7 @@ operation, the units and the parameters differ.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,14 +18,18 @@ import numpy.typing as npt
 
 from accel.config import EngineConfig
 from accel.graph import Shape, Window
-from accel.isa import Operation
+from accel.isa import WINDOW_TAPS, Opcode, Operation, fields_of
 from accel.numerics import Rounding
 
-__all__ = ["Piece", "Region", "Stage", "Unit", "plane_count", "spans", "storage_period"]
+__all__ = ["MAX_WINDOW", "Piece", "Region", "Stage", "Unit", "plane_count", "spans", "storage_period"]
 
 Int8Array = npt.NDArray[np.int8]
 Int32Array = npt.NDArray[np.int32]
 Bytes = npt.NDArray[np.uint8]
+
+
+#: Pixels that an inner loop of an EXECUTE counts.
+MAX_WINDOW = next(field.maximum for field in fields_of(Opcode.EXECUTE) if field.name == "n_wx")
 
 
 def plane_count(config: EngineConfig, channels: int) -> int:
@@ -32,8 +37,13 @@ def plane_count(config: EngineConfig, channels: int) -> int:
     return -(-channels // config.rows)
 
 
-def storage_period(config: EngineConfig, channels: int) -> int:
-    """Return after how many channels a word repeats: a power of two that divides ``rows``, or ``rows`` if the map is not narrow."""
+def storage_period(config: EngineConfig, channels: int, *, image: bool = False) -> int:
+    """Return after how many channels a word repeats: a power of two that divides ``rows``, or ``rows`` if the map is not narrow.
+
+    An ``image``, which only LOADs bring, may also repeat three channels, if more taps fit the rows than with four.
+    """
+    if image and channels == 3 and config.rows // 3 > max(1, config.rows // 4):
+        return 3
     period = 1 << (channels - 1).bit_length()
     return period if 2 * period <= config.rows and config.rows % period == 0 else config.rows
 
@@ -99,6 +109,7 @@ class Stage:
 
     ``window`` slides over the input, giving ``pool[0] * pool[1]`` sums for each pixel of ``shape``, the output after the fused
     maximum.
+    ``image``: it reads the network's input.
     ``weights``: int8 parts ``(out channels, height, width, in channels / groups)`` whose sum is the weights less their zero
     points; empty for operations that bypass the array. ``fill`` is what the input reads as outside the map.
     """
@@ -121,6 +132,7 @@ class Stage:
     maximum: int
     weights: tuple[Int8Array, ...] = ()
     groups: int = 1
+    image: bool = False
     table: Bytes | None = None
     pair_table: Bytes | None = None
 
@@ -132,7 +144,7 @@ class Stage:
     @property
     def macs(self) -> int:
         """Multiply-accumulates that the outputs need: what a fused pool drops is never computed, so it does not count."""
-        if self.operation is not Operation.ARRAY:
+        if not self.weights:
             return 0
         return math.prod(self.shape) * self.pool_words * math.prod(self.weights[0].shape[1:])
 
@@ -165,7 +177,25 @@ class Stage:
 
     def tap_rows(self, config: EngineConfig) -> int:
         """Return the array rows that one tap takes."""
-        return storage_period(config, self.input_shape[2]) if self.operation is Operation.ARRAY else config.rows
+        return self.period(config) if self.operation is Operation.ARRAY else config.rows
+
+    def period(self, config: EngineConfig) -> int:
+        """Return after how many channels a word of the input repeats."""
+        return storage_period(config, self.input_shape[2], image=self.image)
+
+    def windows(self, config: EngineConfig) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+        """Return the rows and columns ``[first, last)`` of the kernel that each pass of a WINDOW covers."""
+        height, width = self.window.kernel
+        return list(itertools.product(spans(0, height, config.window_lines), spans(0, width, WINDOW_TAPS)))
+
+    @property
+    def window_taps(self) -> int:
+        """Kernel columns that the passes of a WINDOW read, all alike."""
+        return min(self.window.kernel[1], WINDOW_TAPS)
+
+    def line_pixels(self, columns: int) -> int:
+        """Return the pixels in a line of a WINDOW with so many output columns."""
+        return (columns - 1) * self.window.stride[1] + self.window_taps
 
     def passes(self, config: EngineConfig, unit: Unit) -> int:
         """Return the passes over the pixels that a unit takes."""
@@ -173,7 +203,16 @@ class Stage:
         if self.operation is Operation.ARRAY:
             group = config.rows // self.tap_rows(config)
             return len(self.weights) * -(-taps * (unit.last_plane - unit.first_plane) // group)
+        if self.operation is Operation.WINDOW:
+            return len(self.weights) * len(self.windows(config))
         return taps * len(self.inputs)
+
+    def pass_pixels(self, config: EngineConfig, rows: int, columns: int) -> int:
+        """Return the pixels that a pass streams for so many rows and columns of output."""
+        if self.operation is Operation.WINDOW:
+            lines = min(self.window.kernel[0], config.window_lines)
+            return ((rows - 1) * self.window.stride[0] + lines) * self.line_pixels(columns)
+        return rows * columns * self.pool_words
 
     def store_groups(self, config: EngineConfig, unit: Unit) -> int:
         """Return the groups of lanes that the output stage takes for each accumulator word of a unit."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from accel.compiler.cost import fits_weight_memory, stage_cycles, view_words
@@ -10,6 +10,7 @@ from accel.compiler.errors import CompileError
 from accel.compiler.plan import Plan
 from accel.compiler.stages import Stage, spans
 from accel.config import EngineConfig
+from accel.isa import WINDOW_TAPS, Operation
 
 __all__ = ["choose_plan", "tile_sizes"]
 
@@ -17,25 +18,34 @@ MAX_COUNT = 1023
 """Pixels that one loop of an EXECUTE counts."""
 
 
-def choose_plan(stage: Stage, config: EngineConfig, *, loaded: int, element_bytes: int, gap: int) -> Plan:
-    """Return the plan of least estimated cycles.
+def choose_plan(stages: Sequence[Stage], config: EngineConfig, *, loaded: int, element_bytes: int, gap: int) -> tuple[Stage, Plan]:
+    """Return which of several ways to run a stage, and which plan, takes the fewest estimated cycles.
 
     ``loaded``: inputs that come from memory, through ``gap`` words, in elements of ``element_bytes``. Raises
     :class:`CompileError` when not even the smallest tile fits.
     """
-    candidates = _resident_plans(stage, config) if not loaded else _loaded_plans(stage, config, loaded, gap)
-    best: tuple[float, Plan] | None = None
-    for plan in candidates:
-        planes = _band_planes(stage, plan.band_units)
-        cycles = stage_cycles(stage, config, plan, loaded=loaded, planes=planes, element_bytes=element_bytes, gap=gap)
-        if best is None or cycles < best[0]:
-            best = cycles, plan
+    best: tuple[float, Stage, Plan] | None = None
+    for stage in stages:
+        for plan in _resident_plans(stage, config) if not loaded else _loaded_plans(stage, config, loaded, gap):
+            if stage.operation is Operation.WINDOW and stage.line_pixels(_narrowest(stage, plan)) <= WINDOW_TAPS:
+                continue
+            planes = _band_planes(stage, plan.band_units)
+            cycles = stage_cycles(stage, config, plan, loaded=loaded, planes=planes, element_bytes=element_bytes, gap=gap)
+            if best is None or cycles < best[0]:
+                best = cycles, stage, plan
     if best is None:
         raise CompileError(
-            f"{stage.name}: the input of one output pixel does not fit the {gap} scratchpad words that are free; "
+            f"{stages[0].name}: the input of one output pixel does not fit the {gap} scratchpad words that are free; "
             f"{config.name} would need more than its {config.scratchpad_words} scratchpad_words"
         )
-    return best[1]
+    return best[1:]
+
+
+def _narrowest(stage: Stage, plan: Plan) -> int:
+    """Return the columns of the narrowest tile."""
+    bands = -(-stage.shape[1] // plan.band_columns)
+    columns = stage.shape[1] // bands
+    return columns // -(-columns // plan.tile_columns)
 
 
 def _resident_plans(stage: Stage, config: EngineConfig) -> Iterator[Plan]:
@@ -65,10 +75,14 @@ def _whole(stage: Stage, config: EngineConfig) -> Plan:
 def tile_sizes(stage: Stage, config: EngineConfig, height: int, width: int) -> Iterator[tuple[int, int]]:
     """Return shapes of tiles that fit an accumulator half and cover a band in few, nearly equal pieces."""
     depth = config.accumulator_words // stage.pool_words
-    fewest = -(-width // min(depth, MAX_COUNT))
+    widest, tallest = min(depth, MAX_COUNT), MAX_COUNT
+    if stage.operation is Operation.WINDOW:
+        widest = min(depth, (config.window_pixels - stage.window_taps) // stage.window.stride[1] + 1)
+        tallest = (MAX_COUNT - config.window_lines) // stage.window.stride[0] + 1
+    fewest = -(-width // widest)
     for pieces in range(fewest, min(width, fewest + 3) + 1):
         columns = -(-width // pieces)
-        most = min(height, depth // columns, MAX_COUNT)
+        most = min(height, depth // columns, tallest)
         yield -(-height // -(-height // most)), columns
 
 
@@ -101,7 +115,7 @@ def _loaded_plans(stage: Stage, config: EngineConfig, loaded: int, gap: int) -> 
                     yield replace(plan, tile_rows=rows, tile_columns=columns)
         if found and planes == _band_planes(stage, 1):
             break
-    if not found or stage.operation.name == "ARRAY":
+    if stage.operation is not Operation.WINDOW and (not found or stage.operation is Operation.ARRAY):
         yield from _chunked_plans(stage, config, share)
 
 

@@ -8,10 +8,20 @@ import numpy.typing as npt
 from accel.compiler.stages import Bytes, Int8Array, Stage, Unit
 from accel.config import EngineConfig
 from accel.graph import Conv2D
-from accel.isa import PARAMETER_BYTES
+from accel.isa import PARAMETER_BYTES, WINDOW_TAPS
 from accel.numerics import INT8_MAX, INT8_MIN, Rounding, shift_stages, wrap_int32
 
-__all__ = ["Box", "factor_shifts", "fold_bias", "pack_parameters", "pack_table", "pack_weights", "unit_weights", "weight_parts"]
+__all__ = [
+    "Box",
+    "factor_shifts",
+    "fold_bias",
+    "pack_parameters",
+    "pack_table",
+    "pack_weights",
+    "unit_weights",
+    "weight_parts",
+    "window_weights",
+]
 
 #: Ranges of planes, kernel rows and kernel columns: ``((first, last), (first, last), (first, last))``, planes counted from the
 #: map's first.
@@ -104,15 +114,33 @@ def unit_weights(stage: Stage, unit: Unit, config: EngineConfig) -> Int8Array:
     return result
 
 
+def window_weights(stage: Stage, unit: Unit, part: int, config: EngineConfig) -> Bytes:
+    """Return the weight words of a unit's WINDOWs, one tile after the other: uint8 ``(windows * rows, weight_word_bytes)``."""
+    windows = stage.windows(config)
+    words = np.zeros((len(windows), config.rows, config.weight_word_bytes), np.int8)
+    chosen = stage.weights[part][unit.first_channel : unit.first_channel + unit.channels, :, :, 0]
+    for tile, ((top, bottom), (left, right)) in zip(words, windows, strict=True):
+        for y in range(top, bottom):
+            for x in range(left, right):
+                # the latest line and pixel are on the first row, whose word is the last
+                row = (bottom - 1 - y) * WINDOW_TAPS + right - 1 - x
+                tile[config.rows - 1 - row, : unit.channels] = chosen[:, y, x]
+    return words.reshape(-1, config.weight_word_bytes).view(np.uint8)
+
+
 def pack_weights(weights: Int8Array, tap_rows: int, config: EngineConfig) -> Bytes:
     """Return the weight words of one EXECUTE in the order it takes them, uint8 ``(passes * rows, weight_word_bytes)``.
 
     ``weights`` int8 ``(planes, height, width, rows, columns)``. A pass holds ``rows // tap_rows`` taps, each with its rows in
     falling order.
     """
-    taps = weights.reshape(-1, *weights.shape[3:])[:, :tap_rows]
+    # bank r holds byte r % tap_rows, and the rows of a pass are counted from the last
+    taps = np.roll(weights.reshape(-1, *weights.shape[3:])[:, :tap_rows], -(config.rows % tap_rows), axis=1)
     group = config.rows // tap_rows
     passes = -(-len(taps) // group)
     words = np.zeros((passes * group, tap_rows, config.weight_word_bytes), np.int8)
     words[: len(taps), :, : config.columns] = taps[:, ::-1]
-    return words.reshape(passes * config.rows, -1).view(np.uint8)
+    # rows that are left over belong to no tap
+    tiles = words.reshape(passes, group * tap_rows, -1)
+    left_over = config.rows - group * tap_rows
+    return np.pad(tiles, ((0, 0), (0, left_over), (0, 0))).reshape(passes * config.rows, -1).view(np.uint8)

@@ -12,7 +12,7 @@ import pytest
 
 from accel import isa
 from accel.config import PRESETS, EngineConfig
-from accel.isa import Instruction, Opcode, Operation, Source, Target
+from accel.isa import PERIOD_THREE, WINDOW_TAPS, Instruction, Opcode, Operation, Source, Target
 from accel.numerics import Rounding, shift_stages
 from accel.perf import estimate
 from accel.program import LayerInfo, MemoryTiming, Program, TensorBinding
@@ -26,7 +26,12 @@ CONFIGS = {
     "small": PRESETS["small"],
     "tall": replace(PRESETS["small"], name="tall", rows=8, columns=2, lanes=1),
     "wide": replace(PRESETS["small"], name="wide", rows=3, columns=6, lanes=3, bus_bytes=16, parameter_channels=96),
+    # three lines of windows, and rows that are no power of two
+    "nine": replace(PRESETS["small"], name="nine", rows=9, columns=12, lanes=3, bus_bytes=8, parameter_channels=96),
 }
+
+#: Weight tiles at the end of the weight memory: for taps of three rows, and for windows.
+THREES, WINDOWS = 4, 4
 
 #: Orders that make an instruction wait for everything before it in the other queues. Its own queue is in order without being told.
 LOAD_ORDER = {"after_load": isa.UNORDERED, "after_execute": 0, "after_store": 0, "fence": 1}
@@ -49,6 +54,8 @@ class Assembler:
         # rows)
         self.valid_sums = [0, 0]
         self.valid_groups = [0, 0]
+        #: For each tile of windows, its lines and taps that are not zero.
+        self.windows: list[tuple[int, int]] = []
 
     def number(self, low: int, high: int) -> int:
         """Draw from ``low`` to ``high``, both included."""
@@ -73,7 +80,18 @@ class Assembler:
         content = rng.integers(0, 256, words * config.word_bytes, dtype=np.uint8).tobytes()
         log2 = config.word_bytes.bit_length() - 1
         self.load(Target.ACTIVATIONS, memory_address=self.place(content), element_log2=log2, period_log2=log2, n_x=words)
-        content = rng.integers(0, 256, config.weight_words * config.weight_word_bytes, dtype=np.uint8).tobytes()
+        words = rng.integers(0, 256, (config.weight_words, config.weight_word_bytes), dtype=np.uint8)
+        # At the end lie tiles in which some rows have zero weights, as they must: for taps of three rows, and for windows.
+        # Word i of a tile belongs to row R-1-i.
+        tiles = words[-(THREES + WINDOWS) * config.rows :].reshape(-1, config.rows, config.weight_word_bytes)[:, ::-1]
+        tiles[:THREES, : config.rows % 3] = 0
+        for tile in tiles[THREES:]:
+            lines, taps = self.number(1, max(1, config.window_lines)), self.number(1, WINDOW_TAPS)
+            for row in range(config.rows):
+                if row // WINDOW_TAPS >= lines or row % WINDOW_TAPS >= taps:
+                    tile[row] = 0
+            self.windows.append((lines, taps))
+        content = words.tobytes()
         self.load(
             Target.WEIGHTS,
             memory_address=self.place(content),
@@ -120,7 +138,7 @@ class Assembler:
             return
         top = config.word_bytes.bit_length() - 1
         log2 = self.number(0, top)
-        period = self.number(0, log2)
+        period = self.number(0, log2) if log2 < 2 or self.number(0, 3) else PERIOD_THREE
         element = 1 << log2
         n_x, n_y, n_z = self.number(1, 40), self.number(1, 4), self.number(1, 3)
         stride_y = (n_x + self.number(0, 5)) * element
@@ -144,21 +162,32 @@ class Assembler:
     def random_execute(self) -> None:
         """Append an EXECUTE onto a random half."""
         config = self.config
+        if config.window_lines and not self.number(0, 2):
+            self.random_window()
+            return
         half = self.number(0, 1)
         while True:
             counts = {f"n_{name}": self.number(1, top) for name, top in (("py", 4), ("px", 6), ("wy", 2), ("wx", 3))}
             pixels = int(np.prod(list(counts.values())))
             if pixels <= config.accumulator_words:
                 break
+        reduce = int(not self.number(0, 2))
+        if reduce:
+            pixels //= counts["n_wy"] * counts["n_wx"]
         operation = Operation.ARRAY if self.number(0, 2) else Operation(self.number(1, 4))
         taps = {"n_block": self.number(1, 3), "n_ky": self.number(1, 3), "n_kx": self.number(1, 3)}
         tap_rows = config.rows
         row_offset = 0
         if operation is Operation.ARRAY:
-            tap_rows = int(self.rng.choice([n for n in range(1, config.rows + 1) if config.rows % n == 0]))
+            tap_rows = int(self.rng.choice([n for n in range(1, config.rows + 1) if config.rows % n == 0 or n == 3]))
         else:
             row_offset = config.columns * self.number(0, -(-config.rows // config.columns) - 1)
+        if config.rows % tap_rows:
+            taps = {"n_block": 1, "n_ky": self.number(1, 2), "n_kx": self.number(1, 2)}
         passes = -(-int(np.prod(list(taps.values()))) // (config.rows // tap_rows))
+        weights = self.number(0, config.weight_words - (passes + THREES + WINDOWS) * config.rows)
+        if config.rows % tap_rows:
+            weights = config.weight_words - (THREES + WINDOWS) * config.rows
         # the furthest pixel and tap must lie in the scratchpad
         strides = {f"stride_{name}": self.number(0, 12) for name in ("py", "px", "wy", "wx", "block", "ky", "kx")}
         start = int(config.accumulator_words) * half
@@ -176,13 +205,45 @@ class Assembler:
                     "tap_rows": tap_rows,
                     "row_offset": row_offset,
                     "activations": self.number(0, 200),
-                    "weights": self.number(0, config.weight_words - passes * config.rows),
+                    "weights": weights,
                     "accumulators": start,
+                    "reduce": reduce,
                 },
             )
         )
         columns = config.columns if operation is Operation.ARRAY else min(config.columns, config.rows - row_offset)
-        groups = columns // config.lanes
+        self.keep(half, pixels, columns, accumulate)
+
+    def random_window(self) -> None:
+        """Append a WINDOW onto a random half: lines of any length, a window that may be wider than its weights."""
+        config = self.config
+        half = self.number(0, 1)
+        tile = self.number(0, WINDOWS - 1)
+        lines, taps = self.windows[tile]
+        while True:
+            n_px, n_py = self.number(WINDOW_TAPS + 1, min(20, config.window_pixels)), self.number(lines, 8)
+            n_kx, n_ky = self.number(taps, min(n_px, 4)), self.number(lines, min(n_py, 4))
+            strides = self.number(1, 2), self.number(1, 2)
+            pixels = -(-(n_py - n_ky + 1) // strides[0]) * -(-(n_px - n_kx + 1) // strides[1])
+            if pixels <= config.accumulator_words:
+                break
+        accumulate = int(self.valid_sums[half] >= pixels and self.number(0, 1))
+        values = {
+            "operation": Operation.WINDOW,
+            "accumulate": accumulate,
+            "tap_rows": config.rows,
+            "activations": self.number(0, 300),
+            "weights": config.weight_words + (tile - WINDOWS) * config.rows,
+            "accumulators": config.accumulator_words * half,
+            **{"n_block": 1, "n_ky": n_ky, "n_kx": n_kx, "stride_ky": strides[0], "stride_kx": strides[1]},
+            **{"n_py": n_py, "n_px": n_px, "n_wy": 1, "n_wx": 1, "stride_py": self.number(0, 25), "stride_px": self.number(1, 3)},
+        }
+        self.instructions.append(Instruction(Opcode.EXECUTE, EXECUTE_ORDER | values))
+        self.keep(half, pixels, min(config.rows, config.columns), accumulate)
+
+    def keep(self, half: int, pixels: int, columns: int, accumulate: int) -> None:
+        """Remember what an EXECUTE has put into a half."""
+        groups = columns // self.config.lanes
         self.valid_groups[half] = min(groups, self.valid_groups[half]) if accumulate else groups
         # an accumulation touches the first pixels only
         self.valid_sums[half] = max(pixels, self.valid_sums[half] if accumulate else 0)
