@@ -108,7 +108,7 @@ class _StageLowering:
         self.packed: dict[int, Int8Array] = {}
         self.needed: dict[tuple[int, int, int, Box], bool] = {}
         self.border_due: int | None = None
-        if self.output_frame is not None:
+        if self.output_frame is not None and stage.output not in state.borders:
             self.border_due = next(
                 (
                     reader.fill
@@ -392,13 +392,13 @@ class _StageLowering:
         if stage.pair_table is not None:
             self.emitter.load_table(Target.PAIR_TABLE, stage.pair_table)
         if self.output_frame is not None:
-            finish["period_log2"] = (storage_period(config, stage.shape[2]) - 1).bit_length()
+            finish["period_log2"] = (storage_period(config, stage.map_shape[2]) - 1).bit_length()
             if self.border_due is not None:
                 # Not before the stage's first loads: the fill may have to wait until an older map in its place has been read.
                 self.emitter.fill_border(self.output_frame, self.border_due)
                 self.state.borders[stage.output] = self.border_due
                 self.border_due = None
-        for piece in unit.pieces(config):
+        for piece in unit.pieces(config, 0 if stage.part is None else stage.part[0]):
             local = memory = None
             if self.output_frame is not None:
                 local = self.output_frame.address(piece.plane, tile.top, tile.left), self.output_frame.row_words

@@ -53,7 +53,7 @@ def _allocate_maps(network: Network, stages: list[Stage], placement: Placement, 
     """Give a place in memory to the input, the output, and every map that does not stay on chip."""
     config = emitter.config
     maps: dict[str, MemoryMap] = {}
-    shapes = {network.input.name: network.input.shape} | {stage.output: stage.shape for stage in stages}
+    shapes = {network.input.name: network.input.shape} | {stage.output: stage.map_shape for stage in stages}
     for name, shape in shapes.items():
         planes = plane_count(config, shape[2])
         if name == network.input.name:

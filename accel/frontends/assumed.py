@@ -12,7 +12,10 @@ from accel.errors import SystolithError
 __all__ = ["GRID", "NOTE", "WEIGHT_SCALE", "AssumedError", "Weights"]
 
 #: What a user should know of such a network.
-NOTE = "the model is not quantised, so its weights and scales are assumed (random, from a seed): cycles do not depend on them"
+NOTE = (
+    "the model is not quantised, so its weights and scales are assumed (random, from a seed): cycles do not depend on them, "
+    "but for a table here and there that brings a map to another scale before it is joined"
+)
 
 #: Scale and zero point of every map.
 GRID = np.float32(1 / 16), 0

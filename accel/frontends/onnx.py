@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,8 @@ def _imported(
     input_name, dims, element_type = _input(model, path)
     importer: Importer
     if assumed:
-        importer = AssumingImporter(name=str(path), opset=opset, channels_last=channels_last)
+        readers = Counter(name for node in model.graph.node for name in node.input)
+        importer = AssumingImporter(name=str(path), opset=opset, readers=readers, channels_last=channels_last)
     else:
         importer = Importer(name=str(path), opset=opset, handlers=HANDLERS, channels_last=channels_last)
     for tensor in model.graph.initializer:

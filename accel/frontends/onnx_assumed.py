@@ -17,7 +17,17 @@ import numpy.typing as npt
 from accel.frontends.assumed import GRID, WEIGHT_SCALE, Weights
 from accel.frontends.onnx_graph import Handler, Importer, Node
 from accel.frontends.onnx_operators import HANDLERS
-from accel.frontends.onnx_values import Constant, Dequantised, FloatInput, Host, Index, Linear, QuantisedConstant, Real, Value
+from accel.frontends.onnx_values import (
+    Constant,
+    Dequantised,
+    FloatInput,
+    Host,
+    Index,
+    Linear,
+    QuantisedConstant,
+    Real,
+    Value,
+)
 from accel.graph import Operator, Tensor, Window
 
 __all__ = ["AssumingImporter"]
@@ -27,10 +37,14 @@ _CLAMPS = frozenset({"Clip", "Relu"})
 
 
 class AssumingImporter(Importer):
-    """An importer of float models, which quantises what must be bytes and makes up every number."""
+    """An importer of float models, which quantises what must be bytes and makes up every number.
 
-    def __init__(self, *, name: str, opset: int, channels_last: bool = False) -> None:
+    ``readers`` tells how many nodes read each value: one that several read must be a map, not a step on the way to one.
+    """
+
+    def __init__(self, *, name: str, opset: int, readers: Mapping[str, int], channels_last: bool = False) -> None:
         super().__init__(name=name, opset=opset, handlers=_HANDLERS, channels_last=channels_last)
+        self._readers = readers
         self._weights = Weights()
         self._last: Node | None = None
 
@@ -65,6 +79,11 @@ class AssumingImporter(Importer):
             return real
         view = self.quantised(node, real, *GRID, unsigned=False)
         return Real(Dequantised(view.map, *GRID), view.map.shape, view.index)
+
+    def store(self, node: Node, value: Value) -> None:
+        """Set a node's output."""
+        is_shared = self._readers.get(node.outputs[0], 0) > 1
+        super().store(node, self.assumed(node, value) if is_shared and isinstance(value, Real) else value)
 
     def settled(self, node: Node, real: Real) -> tuple[Dequantised, Index]:
         """Return a real expression as the values of a map, which a layer can read."""

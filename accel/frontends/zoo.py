@@ -5,7 +5,7 @@ layer's factor is chosen so that its sums, had they a normal distribution, would
 what the mean of its input adds. So maps are full of different bytes, even those far from the input. Classes mean nothing.
 
 Rounding is TensorFlow Lite's (:attr:`accel.numerics.Rounding.DOUBLE_AWAY`), and so are the tables of the residual add. A final
-softmax is left to the host. SqueezeNet is not here: its concatenation is no layer of :mod:`accel.graph`.
+softmax is left to the host.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from types import MappingProxyType
 import numpy as np
 
 from accel.frontends.tflite_kernels import add_factor, add_operand
-from accel.graph import Add, AveragePool, Conv2D, MaxPool, Network, Operator, Requantisation, Shape, Tensor, Window
+from accel.graph import Add, AveragePool, Concat, Conv2D, MaxPool, Network, Operator, Requantisation, Shape, Tensor, Window
 from accel.numerics import INT8_MIN, Rounding, quantise_multiplier
 
 __all__ = ["ZOO"]
@@ -157,6 +157,15 @@ class _Builder:
         )
         moments = _rectified(mean / scale, _SPREAD) if relu else (mean / scale, _SPREAD)
         return self._add(op, zero_point=zero_point, scale=scale, moments=moments)
+
+    def concat(self, name: str, *sources: _Map) -> _Map:
+        """Join channels of maps on one grid."""
+        op = Concat(name=name, inputs=tuple(source.tensor.name for source in sources), output=f"{name}_out")
+        tensor = sources[0].tensor
+        channels = np.array([source.tensor.shape[2] for source in sources])
+        moments = (np.average([getattr(s, k) for s in sources], weights=channels) for k in ("mean", "deviation"))
+        mean, deviation = (float(moment) for moment in moments)
+        return self._add(op, zero_point=tensor.zero_point, scale=tensor.scale, moments=(mean, deviation))
 
     def _add(self, op: Operator, *, zero_point: int, scale: float, moments: tuple[float, float]) -> _Map:
         shapes = tuple(self.input.tensor.shape if n == self.input.tensor.name else self.tensors[n].shape for n in op.inputs)
@@ -299,6 +308,30 @@ def _mobilenet_v2() -> Network:
     return net.network()
 
 
+#: Channels that a fire module squeezes to and expands to in each half, by stage. Iandola 2016, as of version 1.1.
+_FIRES = (((16, 64), (16, 64)), ((32, 128), (32, 128)), ((48, 192), (48, 192), (64, 256), (64, 256)))
+
+
+def _squeezenet() -> Network:
+    """Version 1.1 of Iandola 2016, which its authors published with the code; the last convolution has a ReLU."""
+    net = _Builder("squeezenet", (224, 224, 3), zero_point=-5)
+    x = net.conv("conv1", net.input, 64, 3, stride=2)
+    number = 1
+    for stage, fires in enumerate(_FIRES, 1):
+        x = net.max_pool(f"pool{stage}", x, 3, 2)
+        for squeezed, expanded in fires:
+            number += 1
+            x = net.conv(f"fire{number}.squeeze", x, squeezed)
+            halves = (
+                net.conv(f"fire{number}.expand1x1", x, expanded),
+                net.conv(f"fire{number}.expand3x3", x, expanded, 3, padding=1),
+            )
+            x = net.concat(f"fire{number}.join", *halves)
+    x = net.conv("conv10", x, 1000)
+    net.mean("avgpool", x)
+    return net.network()
+
+
 def _resnet8() -> Network:
     """MLPerf Tiny, image classification."""
     net = _Builder("resnet8", (32, 32, 3))
@@ -343,6 +376,7 @@ ZOO: Mapping[str, tuple[str, Callable[[], Network]]] = MappingProxyType(
         "resnet50": ("ResNet-50 (version 1.5)", lambda: _resnet("resnet50", (3, 4, 6, 3), bottleneck=True)),
         "mobilenetv1": ("MobileNetV1", lambda: _mobilenet_v1("mobilenetv1", 224, 1, 1000)),
         "mobilenetv2": ("MobileNetV2", _mobilenet_v2),
+        "squeezenet": ("SqueezeNet 1.1", _squeezenet),
         "resnet8": ("ResNet-8 of MLPerf Tiny (image classification)", _resnet8),
         "dscnn": ("DS-CNN of MLPerf Tiny (keyword spotting)", _dscnn),
         "mobilenetv1-0.25-96": (

@@ -41,7 +41,7 @@ def test_many_random_networks(config: EngineConfig) -> None:
 def test_random_networks_are_of_every_kind() -> None:
     networks = [random_network(np.random.default_rng(seed), MAX_MACS) for seed in range(200)]
     operators = [op for network in networks for op in network.operators]
-    assert {type(op).__name__ for op in operators} == {"Conv2D", "MaxPool", "AveragePool", "Add", "Lookup"}
+    assert {type(op).__name__ for op in operators} == {"Conv2D", "MaxPool", "AveragePool", "Add", "Lookup", "Concat"}
     convs = [op for op in operators if type(op).__name__ == "Conv2D"]
     for feature in (
         [op.is_depthwise for op in convs],

@@ -17,7 +17,7 @@ from accel.errors import SystolithError
 from accel.frontends import load_network
 from accel.frontends.assumed import NOTE
 from accel.frontends.onnx import OnnxError, load_onnx
-from accel.graph import Conv2D, Lookup, Network
+from accel.graph import Concat, Conv2D, Lookup, Network
 from accel.program import MemoryTiming
 
 #: The onnx package's graphs without weights: its "light" models.
@@ -80,6 +80,39 @@ def test_layers_and_cycles_are_those_of_the_calibrated_model(tmp_path: Path) -> 
     assert cycles(assumed) == cycles(calibrated)
     assert assumed.notes[0] == NOTE
     assert assumed.notes[1:] == ("Softmax softmax at the end is left to the host",)
+
+
+def test_joined_maps_take_a_table_more_at_most(tmp_path: Path) -> None:
+    """The calibrated maps are on scales of their own; the assumed ones on one."""
+    model = float_model()
+    join = helper.make_node("Concat", ["e", "c"], ["t"], "concat", axis=1)
+    pool = next(node for node in model.graph.node if node.name == "pool")
+    pool.input[0] = "t"
+    model.graph.node.insert(list(model.graph.node).index(pool), join)
+    weights = next(tensor for tensor in model.graph.initializer if tensor.name == "w3")
+    weights.CopyFrom(numpy_helper.from_array(np.ones((12, 5), np.float32), "w3"))
+    path = saved(tmp_path, model)
+    images = np.random.default_rng(1).normal(0, 1, (4, 3, 8, 8)).astype(np.float32)
+    calibrated, assumed = layers(load_onnx(path, calibration=images)), layers(load_onnx(path, assume=True))
+    assert any(kind is Concat for kind, *_ in assumed)
+    assert not any(kind is Lookup for kind, *_ in assumed)
+    assert assumed == [layer for layer in calibrated if layer[0] is not Lookup]
+
+
+def test_a_value_with_several_readers_is_computed_once(tmp_path: Path) -> None:
+    """One reads the sums, another their clamp, and a third the maximum of both."""
+    weights = numpy_helper.from_array(np.ones((4, 4, 1, 1), np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["a"], "conv"),
+        helper.make_node("Relu", ["a"], ["b"], "relu"),
+        helper.make_node("Add", ["a", "b"], ["c"], "add"),
+        helper.make_node("MaxPool", ["b"], ["d"], "pool", kernel_shape=[1, 1]),
+        helper.make_node("Add", ["c", "d"], ["e"], "last"),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 6, 6]) for name in ("image", "e")]
+    graph = helper.make_graph(nodes, "test", ends[:1], ends[1:], [weights])
+    network = load_onnx(saved(tmp_path, helper.make_model(graph, ir_version=8)), assume=True)
+    assert [type(op).__name__ for op in network.operators] == ["Conv2D", "Lookup", "Add", "MaxPool", "Add"]
 
 
 def test_graph_without_weights(tmp_path: Path) -> None:
@@ -178,6 +211,23 @@ def test_light_resnet50_is_the_built_in_one() -> None:
     assert light.macs == ours.macs
     shapes = [sorted(op.weights.shape for op in network.operators if isinstance(op, Conv2D)) for network in (light, ours)]
     assert shapes[0] == shapes[1]
+
+
+def test_light_squeezenet_is_the_built_in_one() -> None:
+    light, ours = load_network(str(LIGHT / "light_squeezenet.onnx"), assume=True), load_network("squeezenet")
+    assert layers(light)[:-1] == layers(ours)[:-1]
+
+
+@pytest.mark.parametrize(("name", "convolutions", "scalings"), [("inception_v2", 69 + 1, 0), ("densenet121", 121, 62)])
+def test_light_models_with_joined_channels(name: str, convolutions: int, scalings: int) -> None:
+    """Normalisations after a convolution vanish in it; most of DenseNet's come before one, and are layers."""
+    path = LIGHT / f"light_{name}.onnx"
+    network = load_network(str(path), assume=True)
+    joins = sum(node.op_type == "Concat" for node in onnx.load(str(path)).graph.node)
+    assert sum(isinstance(op, Concat) for op in network.operators) == joins
+    convs = [op for op in network.operators if isinstance(op, Conv2D)]
+    assert sum(not op.is_depthwise for op in convs) == convolutions
+    assert sum(op.is_depthwise for op in convs) == scalings
 
 
 @pytest.mark.parametrize(
