@@ -16,7 +16,7 @@ MAX_MACS = 200_000
 
 def check(seed: int, config: EngineConfig) -> None:
     rng = np.random.default_rng(seed)
-    network = random_network(rng, MAX_MACS)
+    network = random_network(rng, MAX_MACS, lanes=config.lanes)
     images = np.stack([random_image(rng, network) for _ in range(2)])
     program = compile_network(network, config)
     outputs = Emulator(seed=seed).run(program, list(images)).outputs
