@@ -177,7 +177,7 @@ def run(
     trace: str | None,
     as_json: bool,
 ) -> None:
-    """Compile NETWORK (a built-in name, or an ONNX file), simulate it, and check every output byte against the golden model.
+    """Compile NETWORK (built-in name, ONNX or TFLite file), simulate it, and check every output byte against the golden model.
 
     \b
     Examples:
@@ -265,6 +265,7 @@ def estimate(
     """Compile NETWORK and tell how many cycles it takes, layer by layer, without simulating it: exactly what the engine counts.
 
     Beside them the roofline: the fewest cycles that array and memory bus leave, each layer reading and writing memory once.
+    Weights decide no cycle, so a float model needs no calibration data, nor weights at all.
 
     \b
     Examples:
@@ -285,7 +286,7 @@ def estimate(
     outcomes = []
     with terminal.make_progress(sys.stderr) as progress:
         progress.stage(f"reading {network}")
-        loaded = load_network(network, calibration=calibration, weights=False)
+        loaded = load_network(network, calibration=calibration, assume=True)
         for engine in engines:
             progress.stage(f"compiling {loaded.name} for {engine.name}")
             program = compile_network(loaded, engine)
@@ -443,7 +444,7 @@ def networks(as_json: bool) -> None:
 
     rows: list[dict[str, Any]] = []
     for name, builtin in NETWORKS.items():
-        network = load_network(name, weights=False)
+        network = load_network(name, assume=True)
         rows.append(
             {
                 "name": name,

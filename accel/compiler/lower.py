@@ -202,10 +202,9 @@ class _StageLowering:
 
     def fill_output_border(self) -> None:
         """Fill the border of the output, once."""
-        if self.output_frame is not None and self.border_due is not None:
+        if self.output_frame is not None and self.border_due is not None and self.stage.output not in self.state.borders:
             self.emitter.fill_border(self.output_frame, self.border_due)
             self.state.borders[self.stage.output] = self.border_due
-            self.border_due = None
 
     def _weight_requests(self, unit: Unit, box: Box) -> Iterator[Callable[[], tuple[int, int] | None]]:
         """Return what loads each piece of a unit's weights, and says its address and words."""
@@ -596,9 +595,9 @@ class _StageLowering:
         if stage.pair_table is not None:
             self.emitter.load_table(Target.PAIR_TABLE, stage.pair_table)
         if self.output_frame is not None:
-            finish["period_log2"] = (storage_period(config, stage.shape[2]) - 1).bit_length()
+            finish["period_log2"] = (storage_period(config, stage.map_shape[2]) - 1).bit_length()
             self.fill_output_border()
-        for piece in unit.pieces(config):
+        for piece in unit.pieces(config, 0 if stage.part is None else stage.part[0]):
             local = memory = None
             if self.output_frame is not None:
                 local = self.output_frame.address(piece.plane, tile.top, tile.left), self.output_frame.row_words

@@ -66,7 +66,7 @@ def _allocate_maps(
     """Give a place in memory to the input, the output, and every map that does not stay on chip; return them and their bytes."""
     total = 0
     maps: dict[str, MemoryMap] = {}
-    shapes = {network.input.name: network.input.shape} | {stage.output: stage.shape for stage in stages}
+    shapes = {network.input.name: network.input.shape} | {stage.output: stage.map_shape for stage in stages}
     for name, shape in shapes.items():
         planes = plane_count(config, shape[2])
         if name == network.input.name:

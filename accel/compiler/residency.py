@@ -73,7 +73,7 @@ def _attempt(
     following = 0
     for index, stage in enumerate(stages):
         live = {name: frame for name, frame in frames.items() if last_use[name] >= index}
-        if stage.output in last_use:
+        if stage.output in last_use and stage.output not in frames:
             frame = _frame(stage, [stages[use] for use in readers[stage.output] if use <= last_use[stage.output]], config)
             if frame.words > config.scratchpad_words:
                 return stage.output, readers[stage.output][0]
@@ -100,7 +100,7 @@ def _attempt(
 
 def _frame(stage: Stage, readers: list[Stage], config: EngineConfig) -> Frame:
     """Return the frame of a stage's output, with the border that all its readers need."""
-    height, width, channels = stage.shape
+    height, width, channels = stage.map_shape
     top, left, bottom, right = (max(reader.borders[side] for reader in readers) for side in range(4))
     area = Rectangle(
         top=-top, bottom=height + bottom, left=-left, right=width + right, first_plane=0, last_plane=plane_count(config, channels)
