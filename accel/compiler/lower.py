@@ -127,6 +127,7 @@ class _StageLowering:
         self.parameter_chunks = _parameter_chunks(stage, self.config)
         self.packed: dict[int, Int8Array] = {}
         self.needed: dict[tuple[int, int, int, Box], bool] = {}
+        self.heights: dict[tuple[Plan, int, int], tuple[int, ...]] = {}
         self.following: _StageLowering | None = None
         self.border_due: int | None = None
         if self.output_frame is not None:
@@ -276,7 +277,11 @@ class _StageLowering:
             candidates |= {(ready, heights[0] - ready, *heights[1:]) for heights in candidates if 0 < ready < heights[0]}
         if len(candidates) == 1:
             return candidates.pop()
-        return min(sorted(candidates), key=lambda heights: self._outlook(band, heights, last=last))
+        # what is best for one band in the middle of a stage is good for all of them
+        key = (self.plan, band.rows, band.columns)
+        if first or last or key not in self.heights:
+            self.heights[key] = min(sorted(candidates), key=lambda heights: self._outlook(band, heights, last=last))
+        return self.heights[key]
 
     def _finished_rows(self) -> list[int]:
         """Return the rows ``[0, bottom)`` of the input that are finished before its last tile is."""
