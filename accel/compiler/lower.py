@@ -261,16 +261,16 @@ class _StageLowering:
         width = min(band.columns, self.plan.tile_columns) * stage.pool_words
         least = min(most, -(-max(smallest_pass(self.config), 16) // width))
         loads = any(frame is None for frame in self.frames)
-        fronts = [0, 2, 4] if loads else [0]
-        backs = [0, 2, 4, 1 << 16] if last else [0]
+        fronts = [0, 2] if loads else [0]
+        backs = [0, 4, 1 << 16] if last else [0]
         if self.choice.taper is not None:
             front, back, scale = self.choice.taper
             return tuple(_tapered(band.rows, most, min(most, scale * least), front if loads else 0, back if last else 0))
         ends = loads or last
-        tallest = {-(-most // parts) for parts in ((1, 2, 4) if ends else (1,))}
+        tallest = {-(-most // parts) for parts in ((1, 2, 4) if loads else (1, 2) if last else (1,))}
         candidates = {
             tuple(_tapered(band.rows, most, min(most, scale * least), front, back))
-            for most, front, back, scale in itertools.product(tallest, fronts, backs, (1, 2, 4) if ends else (1,))
+            for most, front, back, scale in itertools.product(tallest, fronts, backs, (1, 4) if ends else (1,))
         }
         if first and not loads:
             ready = max((self._ready_rows(bottom) for bottom in self._finished_rows()), default=0) - band.top

@@ -15,7 +15,7 @@ from accel.isa import WINDOW_TAPS, Operation
 __all__ = ["choose_plans", "tile_sizes"]
 
 #: Plans that are looked at more closely, if they are estimated to take at most so many times the best one's cycles.
-_CONTENDERS = 6
+_CONTENDERS = 4
 _NEARLY = 1.1
 
 MAX_COUNT = 1023
