@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,17 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from rich.console import Console
 
+    from accel.compare import ScaleSimRun
     from accel.graph import Network
+    from accel.peers.scalesim import Layer
+    from accel.program import Program
     from accel.terminal import Pixels, Reporter
 
 __all__ = ["CommandError", "cli", "main"]
 
+PEERS = ("scalesim", "published")
 BACKENDS = ("auto", "verilator", "pysim", "emulator")
+BUSES = ("axi", "wishbone")
 #: Sample images run when no number is given: enough to see, and on Amaranth's simulator (some thousand times slower) just one.
 MAX_IMAGES = 100_000
 DEFAULT_IMAGES = 10
@@ -109,6 +115,23 @@ _memory_interval = click.option(
     metavar="K",
     help="Cycles a beat of the memory bus.",
 )
+_clock = click.option(
+    "--clock",
+    type=click.FloatRange(min=0, min_open=True),
+    default=100.0,
+    show_default=True,
+    metavar="MHZ",
+    help="Clock of the engine, for images a second.",
+)
+_configs = click.option(
+    "--config",
+    "configs",
+    multiple=True,
+    default=("base",),
+    show_default="base",
+    metavar="NAME|FILE.toml",
+    help="Preset, or TOML file with the engine's dimensions; give several to see them all.",
+)
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output, and nothing else.")
 
 
@@ -137,6 +160,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
 @click.option("--stall-seed", type=int, metavar="S", help="Stall the memory bus at random as well, from this seed.")
 @click.option("--output", metavar="FILE.npy", help="Write the output bytes: int8 (images, height, width, channels).")
 @click.option("--vcd", metavar="FILE", help="Write the waveforms to a file (slow and large: use few images).")
+@click.option("--trace", metavar="FILE.json", help="Write the timeline of the first image, for https://ui.perfetto.dev.")
 @_as_json
 def run(
     network: str,
@@ -150,9 +174,10 @@ def run(
     stall_seed: int | None,
     output: str | None,
     vcd: str | None,
+    trace: str | None,
     as_json: bool,
 ) -> None:
-    """Compile NETWORK (a built-in name, or an ONNX file), simulate it, and check every output byte against the golden model.
+    """Compile NETWORK (built-in name, ONNX or TFLite file), simulate it, and check every output byte against the golden model.
 
     \b
     Examples:
@@ -164,6 +189,7 @@ def run(
     timing = MemoryTiming(latency=memory_latency, interval=memory_interval, stall_seed=stall_seed)
     waves = _output_path(vcd) if vcd is not None else None
     outputs = _output_path(output) if output is not None else None
+    timeline = _output_path(trace) if trace is not None else None
 
     import numpy as np
 
@@ -178,6 +204,8 @@ def run(
         runner = get_backend(backend)
         if waves is not None and not runner.cycle_accurate:
             raise CommandError(f"--vcd: the {runner.name} has no signals to write; take --backend verilator or pysim")
+        if timeline is not None and not runner.cycle_accurate:
+            raise CommandError(f"--trace: the {runner.name} has no clock; take --backend verilator or pysim")
         default = DEFAULT_IMAGES_PYSIM if runner.name == "pysim" else DEFAULT_IMAGES
         chosen = _images_of_file(loaded, input_file, images) if input_file else _samples(loaded, network, images, default)
         progress.stage(f"compiling {loaded.name} for {engine.name}")
@@ -201,6 +229,9 @@ def run(
     if outputs is not None:
         with _replaced(outputs) as temporary, temporary.open("wb") as file:
             np.save(file, result.outputs)
+    if timeline is not None and result.retired is not None and result.cycles is not None:
+        spent = result.spent[0] if result.spent is not None else None
+        _write_timeline(timeline, program, result.retired[0], result.cycles[0], spent=spent)
     if as_json:
         _emit_json(outcome.as_dict())
     else:
@@ -212,25 +243,13 @@ def run(
 
 @cli.command()
 @_network
-@click.option(
-    "--config",
-    "configs",
-    multiple=True,
-    default=("base",),
-    show_default="base",
-    metavar="NAME|FILE.toml",
-    help="Preset, or TOML file with the engine's dimensions; give several to see them all.",
-)
+@_configs
 @_calibration
 @_memory_latency
 @_memory_interval
+@_clock
 @click.option(
-    "--clock",
-    type=click.FloatRange(min=0, min_open=True),
-    default=100.0,
-    show_default=True,
-    metavar="MHZ",
-    help="Clock of the engine, for images a second.",
+    "--trace", metavar="FILE.json", help="Write the timeline of one image, for https://ui.perfetto.dev (one configuration)."
 )
 @_as_json
 def estimate(
@@ -240,19 +259,25 @@ def estimate(
     memory_latency: int,
     memory_interval: int,
     clock: float,
+    trace: str | None,
     as_json: bool,
 ) -> None:
     """Compile NETWORK and tell how many cycles it takes, layer by layer, without simulating it: exactly what the engine counts.
 
     Beside them the roofline: the fewest cycles that array and memory bus leave, each layer reading and writing memory once.
+    Weights decide no cycle, so a float model needs no calibration data, nor weights at all.
 
     \b
     Examples:
       systolith estimate resnet18 --config large
       systolith estimate mobilenetv1 --config base --config large --memory-latency 100 --clock 150
+      systolith estimate lenet5 --trace lenet5.json
     """
     engines = [load_config(name) for name in configs]
     timing = MemoryTiming(latency=memory_latency, interval=memory_interval)
+    if trace is not None and len(engines) > 1:
+        raise CommandError(f"--trace: a timeline is of one configuration, not {len(engines)}; give --config once")
+    timeline = _output_path(trace) if trace is not None else None
 
     from accel import perf, report, terminal
     from accel.compiler import compile_network
@@ -261,7 +286,7 @@ def estimate(
     outcomes = []
     with terminal.make_progress(sys.stderr) as progress:
         progress.stage(f"reading {network}")
-        loaded = load_network(network, calibration=calibration, weights=False)
+        loaded = load_network(network, calibration=calibration, assume=True)
         for engine in engines:
             progress.stage(f"compiling {loaded.name} for {engine.name}")
             program = compile_network(loaded, engine)
@@ -270,6 +295,9 @@ def estimate(
             estimated = perf.estimate(program, timing)
             seconds = time.perf_counter() - begin
             outcomes.append(report.report_estimate(program, estimated, loaded, timing=timing, clock=clock, seconds=seconds))
+        if timeline is not None:
+            progress.stage(f"writing {timeline}")
+            _write_timeline(timeline, program, estimated.retired, estimated.cycles)
     if as_json:
         values = [outcome.as_dict() for outcome in outcomes]
         _emit_json(values[0] if len(values) == 1 else {"estimates": values})
@@ -278,6 +306,129 @@ def estimate(
         if index:
             _emit("\n")
         _emit_rich(functools.partial(terminal.show_estimate, report=outcome))
+
+
+@cli.command()
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@_configs
+@click.option("--calibration", metavar="FILE", help="Images (.npy or .npz) with which float models among the files are quantised.")
+@_memory_latency
+@_memory_interval
+@_clock
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    type=click.Choice(PEERS),
+    help="Show beside it what SCALE-Sim takes for the same layers, or figures others have published; may be repeated.",
+)
+@click.option(
+    "--run-peer",
+    is_flag=True,
+    help="Run SCALE-Sim itself too, in an environment of its own, made on first use; slow for large networks.",
+)
+@click.option("--plot", metavar="FILE.png|svg", help="Draw the roofline, a point for each layer.")
+@_as_json
+def compare(
+    models: tuple[str, ...],
+    configs: tuple[str, ...],
+    calibration: str | None,
+    memory_latency: int,
+    memory_interval: int,
+    clock: float,
+    peers: tuple[str, ...],
+    run_peer: bool,
+    plot: str | None,
+    as_json: bool,
+) -> None:
+    """Estimate every MODEL (built-in names, or ONNX files) on every configuration, and set them side by side.
+
+    Cycles are exactly those that the engine counts. A MODEL that a configuration cannot run is said on standard error, and the exit
+    status is 2; the others are compared all the same.
+
+    \b
+    Examples:
+      systolith compare resnet8 dscnn --config base --config large
+      systolith compare lenet5 --config base --peer scalesim --run-peer
+      systolith compare resnet18 mobilenetv1 --config large --peer published --plot roofline.svg
+    """
+    engines = [load_config(name) for name in dict.fromkeys(configs)]
+    names = [engine.name for engine in engines]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise CommandError(f"--config: two configurations are called {twice!r}; give one of them another name")
+    timing = MemoryTiming(latency=memory_latency, interval=memory_interval)
+    picture = _output_path(plot) if plot is not None else None
+
+    from accel import compare as comparing
+    from accel import compare_terminal, perf, report, terminal
+    from accel import plot as plotting
+    from accel.compiler import CompileError, compile_network
+    from accel.frontends import NETWORKS, load_network
+
+    if picture is not None:
+        plotting.check_format(picture)
+        plotting.require_matplotlib()
+    if run_peer and "scalesim" not in peers:
+        peers = (*peers, "scalesim")
+    # calibration data are for the files; where there are none, a built-in network refuses them
+    builtin = set(NETWORKS) if any(model not in NETWORKS for model in models) else set()
+    entries, refusals = [], []
+    with terminal.make_progress(sys.stderr) as progress:
+        environment = _scalesim_environment(progress) if run_peer else None
+        for model in dict.fromkeys(models):
+            progress.stage(f"reading {model}")
+            network = load_network(model, calibration=None if model in builtin else calibration)
+            for engine in engines:
+                progress.stage(f"compiling {network.name} for {engine.name}")
+                try:
+                    program = compile_network(network, engine)
+                except CompileError as error:
+                    refusals.append(comparing.Refusal(network=network.name, config=engine.name, reason=str(error)))
+                    continue
+                progress.stage(f"estimating {network.name} on {engine.name}")
+                begin = time.perf_counter()
+                estimated = perf.estimate(program, timing)
+                seconds = time.perf_counter() - begin
+                estimation = report.report_estimate(program, estimated, network, timing=timing, clock=clock, seconds=seconds)
+                run = None if environment is None else _scalesim_run(environment, engine, network.name, progress)
+                entries.append(
+                    comparing.make_entry(network, program, estimation, with_scalesim="scalesim" in peers, run_scalesim=run)
+                )
+        outcome = comparing.Comparison(
+            entries=tuple(entries), refusals=tuple(refusals), timing=timing, clock=clock, peers=tuple(dict.fromkeys(peers))
+        )
+        if picture is not None and entries:
+            progress.stage(f"drawing {picture}")
+            with _replaced(picture) as temporary:
+                plotting.draw_roofline(outcome, temporary, picture.suffix)
+    if as_json:
+        _emit_json(outcome.as_dict())
+    else:
+        _emit_rich(lambda console: compare_terminal.show_comparison(console, outcome))
+    for refusal in refusals:
+        click.echo(f"systolith: {refusal.network} on {refusal.config}: {refusal.reason}", err=True)
+    if refusals:
+        click.get_current_context().exit(2)
+
+
+def _scalesim_environment(progress: Reporter) -> Path:
+    """Return SCALE-Sim's own virtual environment, made first if it is not there."""
+    from accel.peers import scalesim
+    from sim.cache import cached, digest_of
+
+    progress.stage(f"preparing SCALE-Sim {scalesim.VERSION} (its own environment is made once, from PyPI)")
+    return cached("scalesim", digest_of((*scalesim.REQUIREMENTS, sys.executable, sys.version)), scalesim.make_environment)
+
+
+def _scalesim_run(environment: Path, config: EngineConfig, network: str, progress: Reporter) -> ScaleSimRun:
+    """Return what runs SCALE-Sim and tells how far it is."""
+    from accel.peers import scalesim
+
+    def run(layers: Sequence[Layer], dataflow: str) -> Mapping[str, int]:
+        progress.stage(f"running SCALE-Sim, {scalesim.DATAFLOWS[dataflow]}, for {network} on {config.name}", unit="layers")
+        return scalesim.run(environment, config, layers, dataflow, progress.advance)
+
+    return run
 
 
 @cli.command()
@@ -293,7 +444,7 @@ def networks(as_json: bool) -> None:
 
     rows: list[dict[str, Any]] = []
     for name, builtin in NETWORKS.items():
-        network = load_network(name, weights=False)
+        network = load_network(name, assume=True)
         rows.append(
             {
                 "name": name,
@@ -363,29 +514,59 @@ def disassemble(network: str, config: str, calibration: str | None) -> None:
 
 @cli.command()
 @_config
-@click.option("-o", "--output", required=True, metavar="FILE", help="File to write; - for standard output.")
-def verilog(config: str, output: str) -> None:
-    """Write the engine as one Verilog file.
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="DIR|FILE.v",
+    help="Directory for the core and all that belongs to it, or file for the core alone; - for standard output.",
+)
+@click.option("--bus", type=click.Choice(BUSES), default=BUSES[0], show_default=True, help="Buses of memory and registers.")
+@click.option(
+    "--memory-image", "memory_image", metavar="NETWORK", help="Also write this network's program, for $readmemh and as C array."
+)
+@_calibration
+def verilog(config: str, output: str, bus: str, memory_image: str | None, calibration: str | None) -> None:
+    """Write the engine as a stand-alone core in Verilog-2001, with its description, register files, C driver and an example.
 
     \b
-    Example:
-      systolith verilog --config base -o engine.v
+    Examples:
+      systolith verilog --config base -o core/
+      systolith verilog --config base --bus wishbone --memory-image lenet5 -o core/
+      systolith verilog --config base -o core.v
     """
     engine = load_config(config)
-    path = None if output == "-" else _output_path(output)
-    text = _verilog(engine)
-    if path is None:
-        _emit(text)
+    if output == "-" or output.endswith(".v"):
+        if memory_image is not None:
+            raise CommandError(f"--memory-image: writes several files, so -o must be a directory, not {output}")
+        path = None if output == "-" else _output_path(output)
+        text, _ = _verilog(engine, bus)
+        if path is None:
+            _emit(text)
+            return
+        with _replaced(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
         return
-    with _replaced(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    directory = _output_directory(output)
+
+    from accel.codegen import files
+
+    written: dict[str, str] = {}
+    if memory_image is not None:
+        from accel.compiler import compile_network
+        from accel.frontends import load_network
+
+        network = load_network(memory_image, calibration=calibration)
+        written |= files.image_files(compile_network(network, engine), network)
+    text, ports = _verilog(engine, bus)
+    _write_directory(directory, written | files.core_files(engine, bus=bus, verilog=text, ports=ports))
 
 
-def _verilog(config: EngineConfig) -> str:
-    """Return the very text that the Verilator backend simulates; its top module is ``engine``."""
-    from sim.verilator import engine_verilog
+def _verilog(config: EngineConfig, bus: str) -> tuple[str, Sequence[tuple[str, str, int]]]:
+    """Return the core's Verilog, and its ports: name, direction, width."""
+    from sim.verilator import product_verilog
 
-    return engine_verilog(config)
+    return product_verilog(config, bus=bus)
 
 
 def _announce(progress: Reporter, name: str) -> Callable[[int], None]:
@@ -514,6 +695,14 @@ def _by(shape: Sequence[int]) -> str:
     return " x ".join(str(n) for n in shape)
 
 
+def _write_timeline(path: Path, program: Program, *arguments: Any, **more: Any) -> None:
+    """Write a trace (see :func:`accel.trace.timeline`, which takes the rest) as JSON."""
+    from accel.trace import timeline
+
+    with _replaced(path) as temporary:
+        temporary.write_text(json.dumps(timeline(program, *arguments, **more), separators=(",", ":")) + "\n", encoding="utf-8")
+
+
 def _kib(size: int) -> str:
     return f"{size / 1024:g} KiB"
 
@@ -543,3 +732,34 @@ def _replaced(path: Path) -> Iterator[Path]:
         raise CommandError(f"{path}: cannot be written: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _output_directory(name: str) -> Path:
+    """Return the path of a directory to be written, which may be there; refuse early what cannot be."""
+    path = Path(name)
+    if path.exists() and not path.is_dir():
+        raise CommandError(f"{name}: is not a directory; give a directory, or a file whose name ends in .v")
+    if not path.is_dir() and not path.absolute().parent.is_dir():
+        raise CommandError(f"{name}: the directory {path.parent} does not exist; make it first")
+    if not os.access(path if path.is_dir() else path.absolute().parent, os.W_OK):
+        raise CommandError(f"{name}: may not be written to; choose another directory")
+    return path
+
+
+def _write_directory(path: Path, files: Mapping[str, str]) -> None:
+    """Write text files into a directory: they appear when all are written. A new directory appears with them, or not at all."""
+    path = path.absolute()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.mkdir()
+        for name, text in files.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+        if not path.exists():
+            temporary.rename(path)
+            return
+        for name in files:
+            (temporary / name).replace(path / name)
+    except OSError as error:
+        raise CommandError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

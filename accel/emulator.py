@@ -266,6 +266,8 @@ class Machine:
     def _load_activations(self, instruction: Instruction, memory: Bytes, source: Int64Array, local: Int64Array) -> None:
         self._require_within("scratchpad", local, self.config.scratchpad_words)
         element = 1 << instruction["element_log2"]
+        if element > self.config.word_bytes:
+            self._refuse(f"elements of ACTIVATIONS must be at most a word of {self.config.word_bytes} bytes, not {element}")
         period = 3 if instruction["period_log2"] == PERIOD_THREE else 1 << instruction["period_log2"]
         byte = np.arange(self.config.rows) % period
         words = memory[source[:, None] + np.minimum(byte, element - 1)].view(np.int8)
@@ -394,6 +396,8 @@ class Machine:
     def _bypass(self, instruction: Instruction, operation: Operation, data: npt.NDArray[np.int8]) -> Int64Array:
         """Return ``(pixels, columns)``: the passes in ``data`` (pixels, passes, rows) reduced by the operation."""
         rows, columns, offset = self.config.rows, self.config.columns, instruction["row_offset"]
+        if instruction["tap_rows"] != rows:
+            self._refuse(f"tap_rows of {operation.name} must be {rows}, not {instruction['tap_rows']}")
         present = min(columns, rows - offset)
         if present < 1:
             self._refuse(f"row_offset must be below {rows} rows, not {offset}")

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from accel.errors import SystolithError
-from accel.graph import Add, AveragePool, Conv2D, Lookup, MaxPool, Network, Operator, Requantisation, Window
+from accel.graph import Add, AveragePool, Concat, Conv2D, Lookup, MaxPool, Network, Operator, Requantisation, Window
 from accel.numerics import INT8_MIN, requantise, wrap_int32
 
-__all__ = ["GoldenError", "add", "average_pool", "conv2d", "lookup", "max_pool", "run", "run_all"]
+__all__ = ["GoldenError", "add", "average_pool", "concat", "conv2d", "lookup", "max_pool", "run", "run_all"]
 
 Int8Array = npt.NDArray[np.int8]
 _Element = TypeVar("_Element", bound=np.generic)
@@ -115,6 +115,16 @@ def add(layer: Add, left: Int8Array, right: Int8Array) -> Int8Array:
     return _finish(wrap_int32(first[left.astype(np.intp) + 128] + second[right.astype(np.intp) + 128]), layer.requantisation)
 
 
+def concat(layer: Concat, *maps: Int8Array) -> Int8Array:
+    """Return batches of int8 maps ``(N, height, width, channels)`` joined along the channels."""
+    for batch in maps:
+        _check_maps(layer.name, batch)
+    if len({len(batch) for batch in maps}) > 1:
+        raise GoldenError(f"{layer.name}: joins batches of one length, not {' and '.join(str(len(batch)) for batch in maps)} maps")
+    layer.output_shape(tuple(batch.shape[1:] for batch in maps))
+    return np.concatenate(maps, axis=3)
+
+
 def lookup(layer: Lookup, maps: Int8Array) -> Int8Array:
     """Return ``table[x + 128]`` for every byte of int8 maps ``(N, height, width, channels)``."""
     _check_maps(layer.name, maps)
@@ -133,6 +143,8 @@ def _apply(network: Network, op: Operator, inputs: tuple[Int8Array, ...]) -> Int
             return add(op, *inputs)
         case Lookup():
             return lookup(op, inputs[0])
+        case Concat():
+            return concat(op, *inputs)
 
 
 def _checked_images(network: Network, images: npt.NDArray[np.generic]) -> Int8Array:

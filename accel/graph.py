@@ -21,6 +21,7 @@ from accel.numerics import INT8_MAX, INT8_MIN, MAX_SHIFT, MIN_SHIFT, Rounding
 __all__ = [
     "Add",
     "AveragePool",
+    "Concat",
     "Conv2D",
     "GraphError",
     "Lookup",
@@ -303,7 +304,26 @@ class Lookup(_Base):
         return 0
 
 
-Operator = Conv2D | MaxPool | AveragePool | Add | Lookup
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Concat(_Base):
+    """The channels of all inputs, one input after the other. Bytes stay as they are, so all maps have one scale and zero point.
+
+    Inputs on other scales are brought to the output's by a :class:`Lookup` each.
+    """
+
+    def output_shape(self, inputs: tuple[Shape, ...]) -> Shape:
+        """Return the inputs' common height and width, and the sum of their channels."""
+        if len({shape[:2] for shape in inputs}) != 1:
+            shapes = " and ".join(str(shape) for shape in inputs) or "none"
+            raise GraphError(f"{self.name}: joins the channels of maps of one height and width, not of {shapes}")
+        return (*inputs[0][:2], sum(shape[2] for shape in inputs))
+
+    def macs(self, inputs: tuple[Shape, ...]) -> int:
+        """Return 0: nothing is multiplied."""
+        return 0
+
+
+Operator = Conv2D | MaxPool | AveragePool | Add | Lookup | Concat
 
 
 def _check_table(layer: str, table: Int8Array | None) -> None:

@@ -58,6 +58,9 @@ y*scratchpad_stride_y + x`` (with ``period_log2`` = p, byte k is written to all 
 x*word_bytes``. ``byte_offset`` is a multiple of ``lanes``, ``byte_offset + groups*lanes`` at most ``rows``; address and stride in
 memory are multiples of ``word_bytes``.
 
+A LOAD of ACTIVATIONS, or a FILL, leaves every ``2**share_log2``-th cycle of the scratchpad's write port to STOREs (none with
+``share_log2`` 0).
+
 A LOAD with ``fence`` also waits until memory has acknowledged every write of earlier STOREs. A STORE is finished when its bytes are
 in the scratchpad or handed to the write port, an EXECUTE when its sums are in the accumulators, a LOAD when its data are on chip.
 """
@@ -72,28 +75,37 @@ from types import MappingProxyType
 from accel.errors import SystolithError
 
 __all__ = [
+    "BASE_ALIGNMENT",
     "CSR",
+    "CSR_BYTES",
     "ENTRIES",
     "INSTRUCTION_BYTES",
     "ISA_VERSION",
     "MAGIC",
+    "MAX_SHARE_LOG2",
     "PARAMETER",
     "PARAMETER_BYTES",
     "PERIOD_THREE",
+    "REGISTERS",
     "UNORDERED",
     "WINDOW_LINES",
     "WINDOW_TAPS",
+    "Access",
     "Error",
     "Field",
     "Instruction",
     "IsaError",
     "Opcode",
     "Operation",
+    "Register",
+    "RegisterField",
     "Source",
     "Target",
     "UnitState",
     "decode",
     "fields_of",
+    "register_fields",
+    "register_value",
 ]
 
 ISA_VERSION = 2
@@ -102,6 +114,8 @@ INSTRUCTION_BYTES = 32
 UNORDERED = 31
 #: ``period_log2`` of a LOAD whose words repeat three bytes.
 PERIOD_THREE = 6
+#: Largest ``share_log2`` of a LOAD.
+MAX_SHARE_LOG2 = 3
 #: Kernel columns and lines that one pass of a WINDOW covers at most.
 WINDOW_TAPS = 3
 WINDOW_LINES = 3
@@ -241,6 +255,7 @@ ENTRIES: Mapping[Opcode, tuple[Field, ...]] = MappingProxyType(
             ("n_x", 16),
             ("n_y", 12),
             ("n_z", 12),
+            ("share_log2", 2),
         ),
         Opcode.EXECUTE: _pack(
             *_ORDER,
@@ -363,20 +378,124 @@ def decode(data: bytes) -> Instruction:
 
 
 class CSR(enum.IntEnum):
-    """Byte offsets of the 32-bit control and status registers on the AXI4-Lite port."""
+    """Byte offsets of the 32-bit control and status registers on the AXI4-Lite port; :data:`REGISTERS` says what is in them."""
 
     CONTROL = 0x00
-    """Write 1 to start; 2 to clear an error or, while a program runs, to stop it with the error ABORTED."""
     STATUS = 0x04
-    """Bit 0 busy, bit 1 done, bit 2 error; bits 15:8 the error code."""
     BASE = 0x08
-    """Byte address of the program; every memory address in it is relative to this. A multiple of 4096."""
     ERROR_ADDRESS = 0x0C
-    """Byte offset, from BASE, of the offending instruction."""
     CYCLES = 0x10
-    """Cycles from start to done, or so far."""
     ISA_VERSION = 0x14
     DIGEST_LOW = 0x18
     DIGEST_HIGH = 0x1C
     INTERRUPT_ENABLE = 0x20
-    """Bit 0: raise ``interrupt`` while done or error is set."""
+
+
+#: Bytes of the register window.
+CSR_BYTES = 256
+
+_PAGE_BITS = 12
+
+#: The base address is a multiple of this.
+BASE_ALIGNMENT = 1 << _PAGE_BITS
+
+
+class Access(enum.StrEnum):
+    """What software can do with a register. What cannot be read reads as zero; a write to what cannot be written is an error."""
+
+    READ = "r"
+    WRITE = "w"
+    READ_WRITE = "rw"
+
+
+@dataclass(frozen=True)
+class RegisterField(Field):
+    """A bit field of a register, and what it means."""
+
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Register:
+    """One register: what software can do with it, what it is for, and its fields, least significant first."""
+
+    access: Access
+    text: str
+    fields: tuple[RegisterField, ...]
+
+
+def _word(name: str, text: str) -> tuple[RegisterField, ...]:
+    return (RegisterField(name, 0, 32, text=text),)
+
+
+#: The registers. All are zero after reset but ISA_VERSION and the digest, which never change.
+REGISTERS: Mapping[CSR, Register] = MappingProxyType(
+    {
+        CSR.CONTROL: Register(
+            Access.WRITE,
+            "Commands: a field to which 1 is written acts once.",
+            (
+                RegisterField("start", 0, 1, text="Start the program at BASE, unless one is running or an error is set."),
+                RegisterField("clear", 1, 1, text="Clear done and error; while a program runs, stop it, with the error ABORTED."),
+            ),
+        ),
+        CSR.STATUS: Register(
+            Access.READ,
+            "What the engine is doing.",
+            (
+                RegisterField("busy", 0, 1, text="A program is running."),
+                RegisterField("done", 1, 1, text="A program has run to its end; its writes are in memory."),
+                RegisterField("error", 2, 1, text="A program was stopped."),
+                RegisterField("code", 8, 8, text="Why it was stopped."),
+            ),
+        ),
+        CSR.BASE: Register(
+            Access.READ_WRITE,
+            "Where the program lies. Cannot be changed while one is running.",
+            (
+                RegisterField(
+                    "page",
+                    _PAGE_BITS,
+                    32 - _PAGE_BITS,
+                    text=f"Byte address / {BASE_ALIGNMENT}; every memory address in the program is relative to that byte.",
+                ),
+            ),
+        ),
+        CSR.ERROR_ADDRESS: Register(
+            Access.READ, "Where a program was stopped.", _word("offset", "Byte offset, from BASE, of the offending instruction.")
+        ),
+        CSR.CYCLES: Register(
+            Access.READ, "How long the program takes.", _word("cycles", "Clock cycles from start to done, or so far.")
+        ),
+        CSR.ISA_VERSION: Register(
+            Access.READ, "Which instruction set the engine has.", _word("version", "Version, which a program must name.")
+        ),
+        CSR.DIGEST_LOW: Register(
+            Access.READ, "Which configuration the engine has.", _word("low", "Bits 31:0 of its digest, which a program must name.")
+        ),
+        CSR.DIGEST_HIGH: Register(Access.READ, "Which configuration the engine has.", _word("high", "Bits 63:32 of its digest.")),
+        CSR.INTERRUPT_ENABLE: Register(
+            Access.READ_WRITE,
+            "When the interrupt is raised.",
+            (RegisterField("enable", 0, 1, text="Raise it while done or error is set."),),
+        ),
+    }
+)
+
+
+def register_fields(register: CSR, value: int) -> dict[str, int]:
+    """Return the fields of a register that reads as ``value``."""
+    return {f.name: value >> f.offset & f.maximum for f in REGISTERS[register].fields}
+
+
+def register_value(register: CSR, **fields: int) -> int:
+    """Return a register's value with some fields set, the others zero. Raises :class:`IsaError` when one does not fit."""
+    known = {f.name: f for f in REGISTERS[register].fields}
+    value = 0
+    for name, field_value in fields.items():
+        if name not in known:
+            raise IsaError(f"{register.name} has no field {name!r}; its fields are {', '.join(known)}")
+        if not 0 <= field_value <= known[name].maximum:
+            raise IsaError(f"{register.name}: {name} must be from 0 to {known[name].maximum}, not {field_value}")
+        value |= field_value << known[name].offset
+    return value

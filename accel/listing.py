@@ -19,7 +19,7 @@ from accel.isa import (
 from accel.numerics import Rounding
 from accel.program import Bytes, Program
 
-__all__ = ["disassemble"]
+__all__ = ["describe", "disassemble"]
 
 
 def disassemble(program: Program | bytes | Bytes) -> str:
@@ -42,13 +42,14 @@ def disassemble(program: Program | bytes | Bytes) -> str:
             instruction = decode(image[index * INSTRUCTION_BYTES :][:INSTRUCTION_BYTES])
         except IsaError as error:
             raise IsaError(f"instruction {index}: {error}") from None
-        lines.append(f"{index:5}  {instruction.opcode.name:<8} {_describe(instruction)}".rstrip())
+        lines.append(f"{index:5}  {instruction.opcode.name:<8} {describe(instruction)}".rstrip())
         if instruction.opcode is Opcode.END:
             return "\n".join(lines) + "\n"
     raise IsaError(f"the program of {len(image)} bytes has no END")
 
 
-def _describe(instruction: Instruction) -> str:
+def describe(instruction: Instruction) -> str:
+    """Return what an instruction does, with only the fields that have a meaning in it; nothing for END."""
     match instruction.opcode:
         case Opcode.BEGIN:
             version, digest = instruction["isa_version"], instruction["digest"]
@@ -86,6 +87,8 @@ def _load(instruction: Instruction) -> list[str]:
         parts.append(f"local strides {', '.join(f'{axis} {local[axis]}' for axis in loops)}")
     if target == Target.ACTIVATIONS.name:
         parts.append(f"period {3 if instruction['period_log2'] == PERIOD_THREE else 1 << instruction['period_log2']}")
+    if instruction["share_log2"]:
+        parts.append(f"one cycle in {1 << instruction['share_log2']} left to stores")
     if instruction["fence"]:
         parts.append("fence")
     return parts

@@ -64,7 +64,8 @@ def quantise_multiplier(real: float) -> tuple[int, int]:
     if not math.isfinite(real) or real < 0:
         raise NumericsError(f"a scale factor must be finite and not negative, not {real}")
     mantissa, shift = math.frexp(real)
-    multiplier = round(mantissa * (1 << 31))
+    # Ties go up, as in std::round: the product has at most 53 bits, so adding a half is exact.
+    multiplier = math.floor(mantissa * (1 << 31) + 0.5)
     if multiplier == 1 << 31:
         multiplier >>= 1
         shift += 1

@@ -37,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from accel.config import QUEUE_DEPTH, EngineConfig
-from accel.isa import INSTRUCTION_BYTES, UNORDERED, Opcode, Operation, Target, UnitState
+from accel.isa import INSTRUCTION_BYTES, MAX_SHARE_LOG2, UNORDERED, Opcode, Operation, Target, UnitState
 from accel.program import MemoryTiming, Program
 
 __all__ = ["Estimate", "Timeline", "estimate"]
@@ -48,7 +48,6 @@ _FETCH_BYTES = 128  # dispatch.FETCH_BYTES
 _PREFETCH = 16  # dispatch.PREFETCH
 _READS = 16  # read_port.OUTSTANDING
 _IN_FLIGHT = 4  # load.IN_FLIGHT
-_SHARE = 8  # load.SHARE
 _HANDED = 2  # execute.HANDED
 _REVISIT = 4  # accumulators.REVISIT
 _RESULTS = 32  # store.RESULTS
@@ -157,8 +156,9 @@ _WAIT_PIPELINE = int(UnitState.WAIT_PIPELINE)
 _Kind = tuple[int, int, int, int, int]
 
 _PLAIN: list[_Kind] = [(state, state, 1, 1, 0) for state in UnitState]
-#: Elements made for the scratchpad, but for the output stage's share.
-_SHARED: _Kind = (_BUSY, _WAIT_PIPELINE, _SHARE, _SHARE - 1, 0)
+#: Elements made for the scratchpad, but for the output stage's share: by ``share_log2``.
+_SHARED: list[_Kind] = [_PLAIN[_BUSY]]
+_SHARED += [(_BUSY, _WAIT_PIPELINE, 1 << share, (1 << share) - 1, 0) for share in range(1, MAX_SHARE_LOG2 + 1)]
 
 
 class _Line:
@@ -236,9 +236,9 @@ class _Replay:
         self.dispatched: list[int] = []
         """For each instruction, the cycle in which it left the prefetch buffer."""
         self.fetch_taken = -1
-        self.results: deque[tuple[int, bool, bool, int, int]] = deque()
-        """Groups issued whose results are not written yet: the cycle in which each is at the head at best, whether it goes to the
-        scratchpad, and to memory, the column of the word that it completes, and the instruction that it completes (or else -1)."""
+        self.results: deque[tuple[int, bool, int, int]] = deque()
+        """Groups issued whose results are not written yet: the cycle in which each is at the head at best, whether it completes a
+        word for the scratchpad, the column of the word for memory and the instruction that it completes (or else -1)."""
         self.releases: list[int] = []
         """Cycles in which credits come back, as far as known: a heap."""
         self.outstanding = 0
@@ -426,7 +426,7 @@ class _Replay:
             if load["target"] == Target.FILL:
                 unit.popped.append(begin)
                 free = begin + 1
-                last = self.channel.fill(begin, load["n_x"] * load["n_y"] * load["n_z"])
+                last = self.channel.fill(begin, load["n_x"] * load["n_y"] * load["n_z"], load["share_log2"])
             else:
                 self.channel.begin(begin, load)
                 time = begin + 2
@@ -471,6 +471,7 @@ class _Replay:
         pass_cycles = 0  # least distance from that to the next
         last_pixel = -(1 << 30)
         last_path: tuple[bool, int] | None = None
+        last_sums = 0  # word of the last pixel
         ends: list[int] = []
         for index in range(1 << 62):
             while len(unit.entries) <= index:
@@ -481,7 +482,7 @@ class _Replay:
             begin = max(loader_free, unit.seen[index], since)
             if index >= _HANDED:
                 begin = max(begin, ends[index - _HANDED] + 1)
-            filling = max(begin + 1, taken)
+            filling = max(begin, taken)
 
             window = execute["operation"] == Operation.WINDOW
             array = window or execute["operation"] == Operation.ARRAY
@@ -501,7 +502,7 @@ class _Replay:
                 first = max(first, ends[index - 1] + 1)
                 if path != last_path:
                     first = max(first, last_pixel + settle + 1)
-                if execute["accumulate"]:
+                if execute["accumulate"] and 0 <= last_sums - execute["accumulators"] < _REVISIT - 1:
                     first = max(first, last_pixel + _REVISIT)
             period = max(pixels + (_REVISIT - 1 if execute["reduce"] else 0), rows, _REVISIT)
             last_pass = first + (passes - 1) * period
@@ -515,6 +516,7 @@ class _Replay:
             pass_cycles = max(pixels, _REVISIT)
             last_pixel = last_pass + pixels - 1
             last_path = path
+            last_sums = execute["accumulators"] + _last_word(execute)
             ends.append(last_pixel)
             self.started[position] = first
             self.ended[position] = last_pixel
@@ -578,7 +580,7 @@ class _Replay:
                 while self.results:
                     if (time := self._write_known()) is not None:
                         yield time
-                if self.last_delayed < issue:
+                if max(self.last_delayed, self.port.word_free() - (pool - 1) * groups - latency - 1) < issue:
                     done = yield from self._undisturbed(store, issue, latency)
                     issue += done * pool * groups
             for word in range(done, words):
@@ -600,9 +602,9 @@ class _Replay:
                         # swallowed by the pool: the credit comes back when it leaves the pipeline
                         heapq.heappush(self.releases, issue + latency - 1)
                     else:
-                        word_ends = -1 if part else word % n_x
                         last = position if word == words - 1 and not part else -1
-                        self.results.append((issue + latency, to_scratchpad, to_memory, word_ends, last))
+                        column = word % n_x if to_memory and not part else -1
+                        self.results.append((issue + latency, to_scratchpad and not part, column, last))
                     issue += 1
             unit.popped.append(issue - 1)
             self.ended[position] = issue - 1
@@ -691,10 +693,8 @@ class _Replay:
         first = self.releases[0]
         if first <= self.last_fire or not self.results:
             return True
-        earliest, to_scratchpad, to_memory, _, _ = self.results[0]
-        fire = max(earliest, self.last_fire + 1)
-        if to_memory:
-            fire = max(fire, self.port.word_free())
+        earliest, to_scratchpad, _, _ = self.results[0]
+        fire = max(earliest, self.last_fire + 1, self.port.word_free())
         if to_scratchpad:
             fire = self.channel.free_from(fire - 1) + 1
         return first <= fire
@@ -708,11 +708,9 @@ class _Replay:
         results, port, channel = self.results, self.port, self.channel
         while results and most:
             most -= 1
-            earliest, to_scratchpad, to_memory, word_ends, position = results[0]
-            ready = fire = max(earliest, self.last_fire + 1)
-            if to_memory:
-                fire = max(fire, port.word_free())
-            accepted = fire
+            earliest, to_scratchpad, column, position = results[0]
+            ready = max(earliest, self.last_fire + 1)
+            accepted = fire = max(ready, port.word_free())
             if to_scratchpad:
                 # the load unit's writes go first
                 fire = channel.free_from(fire - 1) + 1
@@ -725,8 +723,8 @@ class _Replay:
             self.last_fire = fire
             if fire > earliest:
                 self.last_delayed = fire
-            if to_memory and word_ends >= 0:
-                port.word(fire, word_ends)
+            if column >= 0:
+                port.word(fire, column)
             if position >= 0:
                 self.finish(2, position, fire + 1)
         return None
@@ -735,6 +733,19 @@ class _Replay:
         """Write what the output stage has issued while it waits for something else."""
         while True:
             yield self._write_known()
+
+
+def _last_word(execute: Fields) -> int:
+    """Return how many words an EXECUTE's address has moved on by its last pixel."""
+    pixels = execute["n_py"] * execute["n_px"]
+    if execute["operation"] == Operation.WINDOW:
+        rows, columns = ((execute[f"n_p{axis}"] - execute[f"n_k{axis}"], execute[f"stride_k{axis}"]) for axis in "yx")
+        results = (rows[0] // rows[1] + 1) * (columns[0] // columns[1] + 1)
+        # the last pixel itself has a result, or not
+        return results - (rows[0] % rows[1] == 0 and columns[0] % columns[1] == 0)
+    if not execute["reduce"]:
+        pixels *= execute["n_wy"] * execute["n_wx"]
+    return pixels - 1
 
 
 class _Issue(NamedTuple):
@@ -765,6 +776,7 @@ class _ReadChannel:
         self._active = 0  # from when the LOAD being received is at the head
         self._ends: list[int] = []  # for each LOAD, the cycle of its last element
         self._load: Fields = {}
+        self._share = 0  # of the cycles, one in 2**share is left to the output stage
         self._beats = 0  # of the LOAD announced
         self._part = 0  # beats of an element of several
         self._row_addresses: Iterator[int] = iter(())
@@ -773,6 +785,7 @@ class _ReadChannel:
         # stretches of cycles in which elements for the scratchpad are made (but for the output stage's share)
         self._busy_from: list[int] = []
         self._busy_until: list[int] = []
+        self._busy_share: list[int] = []
 
     def room_from(self) -> int:
         """Return the cycle from which another burst may be sent."""
@@ -816,18 +829,20 @@ class _ReadChannel:
     def _announce(self, begin: int) -> None:
         self._active = max(begin + 1, self._ends[-1] + 1 if self._ends else 0)
 
-    def fill(self, begin: int, count: int) -> int:
+    def fill(self, begin: int, count: int, share: int) -> int:
         """Receive a FILL; return the cycle of its last element."""
         self._announce(begin)
-        self.first = self._active + _is_shared_out(self._active)
+        self._share = share
+        self.first = self._active + _left_alone(self._active, share)
         self._ends.append(self._emit(self._active, count))
-        self._line.weave(self._ends[-1] + 1, _SHARED)
+        self._line.weave(self._ends[-1] + 1, _SHARED[share])
         return self._ends[-1]
 
     def begin(self, begin: int, load: Fields) -> None:
         """Announce a LOAD; its bursts follow."""
         self._announce(begin)
         self._load = load
+        self._share = load["share_log2"]
         self._row_addresses = _rows(load)
         self.first = -1
         self._beats = 0
@@ -868,10 +883,10 @@ class _ReadChannel:
                 self._row_left -= count
             self._line.until(held, _WAIT_MEMORY)
             if self.first < 0:
-                self.first = held + (to_scratchpad and count > 0 and _is_shared_out(held))
+                self.first = held + (to_scratchpad and count > 0 and _left_alone(held, self._share))
             if to_scratchpad and count:
                 self._released = self._emit(held, count)
-                self._line.weave(self._released + 1, _SHARED)
+                self._line.weave(self._released + 1, _SHARED[self._share])
             else:
                 self._released = held + max(count - 1, 0)
                 self._line.until(self._released + 1, _BUSY)
@@ -934,14 +949,15 @@ class _ReadChannel:
             # is made.
             first = max(ready, self._delivered + 1)
             last = first + beats - 1
-            made = _slot(self._released) + 1
+            share = self._share
+            made = _slot(self._released, share) + 1
             last_made = made + beats - 1
-            if _slot(first + 1) > made or _slot(last + 1) > last_made:
+            if _slot(first + 1, share) > made or _slot(last + 1, share) > last_made:
                 return 0
             line.until(max(first, self._released) + 1, _WAIT_MEMORY)
-            self._delivered = max(last, _slot_cycle(last_made - 1))
-            self._released = self._emit(_slot_cycle(made), beats)
-            line.weave(self._released + 1, _SHARED)
+            self._delivered = max(last, _slot_cycle(last_made - 1, share))
+            self._released = self._emit(_slot_cycle(made, share), beats)
+            line.weave(self._released + 1, _SHARED[share])
         else:
             return 0
         self._part = (self._part + beats) % parts
@@ -949,21 +965,26 @@ class _ReadChannel:
 
     def _emit(self, start: int, count: int) -> int:
         """Make ``count`` elements for the scratchpad from cycle ``start`` on; return the cycle of the last."""
-        start += _is_shared_out(start)
-        last = _slot_cycle(_slot(start) + count - 1)
-        if self._busy_until and self._busy_until[-1] + 1 >= start - (start % _SHARE == 0):
+        share = self._share
+        start += _left_alone(start, share)
+        last = _slot_cycle(_slot(start, share) + count - 1, share)
+        if self._busy_until and self._busy_share[-1] == share and self._busy_until[-1] + 1 >= start - _left_alone(start - 1, share):
             self._busy_until[-1] = last
         else:
             self._busy_from.append(start)
             self._busy_until.append(last)
+            self._busy_share.append(share)
         return last
 
     def free_from(self, cycle: int) -> int:
         """Return the first cycle from ``cycle`` on in which no element for the scratchpad is known to be made (it is written in the
         next)."""
         place = bisect_left(self._busy_until, cycle)
-        while place < len(self._busy_from) and self._busy_from[place] <= cycle and not _is_shared_out(cycle):
-            cycle = min(self._busy_until[place] + 1, cycle // _SHARE * _SHARE + _SHARE - 1)
+        while place < len(self._busy_from) and self._busy_from[place] <= cycle:
+            share = self._busy_share[place]
+            if _left_alone(cycle, share):
+                break
+            cycle = self._busy_until[place] + 1 if not share else min(self._busy_until[place] + 1, cycle | (1 << share) - 1)
             place += cycle > self._busy_until[place]
         return cycle
 
@@ -973,9 +994,9 @@ class _ReadChannel:
         return place >= 0 and first <= self._busy_until[place]
 
 
-def _is_shared_out(cycle: int) -> bool:
-    """Return whether no element is made for the scratchpad in a cycle."""
-    return cycle % _SHARE == _SHARE - 1
+def _left_alone(cycle: int, share: int) -> bool:
+    """Return whether a cycle is the output stage's: one in ``2**share``, none if ``share`` is 0."""
+    return share > 0 and (cycle + 1) % (1 << share) == 0
 
 
 def _rows(load: Fields) -> Iterator[int]:
@@ -985,14 +1006,21 @@ def _rows(load: Fields) -> Iterator[int]:
             yield load["memory_address"] + z * load["memory_stride_z"] + y * load["memory_stride_y"]
 
 
-def _slot(cycle: int) -> int:
+def _slot(cycle: int, share: int) -> int:
     """Return the number of the first cycle from ``cycle`` on in which an element may be made for the scratchpad."""
-    return cycle // _SHARE * (_SHARE - 1) + min(cycle % _SHARE, _SHARE - 1)
+    if not share:
+        return cycle
+    rounds, rest = divmod(cycle, 1 << share)
+    last = (1 << share) - 1
+    return rounds * last + min(rest, last)
 
 
-def _slot_cycle(number: int) -> int:
+def _slot_cycle(number: int, share: int) -> int:
     """Return the cycle of a number."""
-    return number // (_SHARE - 1) * _SHARE + number % (_SHARE - 1)
+    if not share:
+        return number
+    rounds, rest = divmod(number, (1 << share) - 1)
+    return (rounds << share) + rest
 
 
 class _WritePort:

@@ -16,7 +16,7 @@ from fractions import Fraction
 from accel.graph import Conv2D, Network
 from accel.program import Program
 
-__all__ = ["layer_bounds", "layer_bytes", "total_cycles"]
+__all__ = ["layer_bounds", "layer_bytes", "layer_convs", "total_cycles"]
 
 
 def layer_bytes(network: Network, conv: Conv2D) -> int:
@@ -28,15 +28,19 @@ def layer_bytes(network: Network, conv: Conv2D) -> int:
 def layer_bounds(network: Network, program: Program) -> tuple[Fraction, ...]:
     """Return the bound in cycles of each layer of ``program``, which was compiled from ``network``."""
     config = program.config
-    convs = {op.name: op for op in network.operators if isinstance(op, Conv2D)}
     bounds = []
-    for layer in program.layers:
-        conv = _conv_of(layer.name, convs)
+    for layer, conv in zip(program.layers, layer_convs(network, program), strict=True):
         bound = Fraction(0)
         if conv is not None:
             bound = max(Fraction(layer.macs, config.macs_per_cycle), Fraction(layer_bytes(network, conv), config.bus_bytes))
         bounds.append(bound)
     return tuple(bounds)
+
+
+def layer_convs(network: Network, program: Program) -> tuple[Conv2D | None, ...]:
+    """Return for each layer of ``program``, which was compiled from ``network``, the convolution that it begins with, if any."""
+    convs = {op.name: op for op in network.operators if isinstance(op, Conv2D)}
+    return tuple(_conv_of(layer.name, convs) for layer in program.layers)
 
 
 def total_cycles(bounds: Sequence[Fraction]) -> int:

@@ -23,6 +23,7 @@ __all__ = [
     "PlainProgress",
     "Reporter",
     "TerminalProgress",
+    "describe_memory",
     "make_console",
     "make_progress",
     "picture",
@@ -144,7 +145,7 @@ def show_estimate(console: Console, report: EstimateReport) -> None:
     cycles, *others = _figures(report.cycles_per_image, report.macs_per_image, report.utilisation, moved)
     table.add_row("all", cycles, f"{report.roofline_cycles:,}", *others, _cause(report), style="bold")
     rows = [
-        ("memory", _memory(report.timing, report.config.bus_bytes)),
+        ("memory", describe_memory(report.timing, report.config.bus_bytes)),
         ("cycles", f"{_number(report.cycles_per_image)} an image, {report.utilisation:.1%} of {_array(report)}"),
         ("roofline", f"{report.roofline_cycles:,} cycles, {report.roofline_share:.1%} of what the engine takes"),
         ("speed", f"{report.images_per_second:,.4g} images/s at {report.clock:g} MHz"),
@@ -233,7 +234,7 @@ def _totals(report: RunReport) -> RenderableType:
     else:
         speed = report.simulated_cycles_per_second
         rows += [
-            ("memory", _memory(report.timing, report.config.bus_bytes)),
+            ("memory", describe_memory(report.timing, report.config.bus_bytes)),
             ("cycles", f"{report.total_cycles:,} in all, {_number(report.cycles_per_image)} an image"),
             ("utilisation", f"{report.utilisation:.1%} of {_array(report)}"),
             ("simulation", f"{speed:,.0f} cycles/s" if speed else "too short to time"),
@@ -243,7 +244,8 @@ def _totals(report: RunReport) -> RenderableType:
     return _grid(rows)
 
 
-def _memory(timing: MemoryTiming, bus_bytes: int) -> str:
+def describe_memory(timing: MemoryTiming, bus_bytes: int) -> str:
+    """Return the memory's behaviour in words, on a bus of so many bytes."""
     pace = "every cycle" if timing.interval == 1 else f"every {timing.interval} cycles"
     memory = f"latency {timing.latency} cycles, a beat of {bus_bytes} bytes {pace}"
     return memory if timing.stall_seed is None else f"{memory}, random stalls from seed {timing.stall_seed}"

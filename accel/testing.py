@@ -8,16 +8,19 @@ import numpy as np
 import numpy.typing as npt
 
 from accel.config import EngineConfig
-from accel.graph import Add, AveragePool, Conv2D, Lookup, MaxPool, Network, Operator, Requantisation, Shape, Tensor, Window
+from accel.graph import Add, AveragePool, Concat, Conv2D, Lookup, MaxPool, Network, Operator, Requantisation, Shape, Tensor, Window
 from accel.numerics import INT8_MAX, INT8_MIN, Rounding, quantise_multiplier
 from accel.perf import estimate
 from accel.program import MemoryTiming, Program, RunResult
 
-__all__ = ["ODD_CONFIGS", "assert_time_is_known", "random_conv", "random_image", "random_network"]
+__all__ = ["MOST_LANES", "ODD_CONFIGS", "assert_time_is_known", "random_conv", "random_image", "random_network"]
 
 Int8Array = npt.NDArray[np.int8]
 
 _WEIGHT_ZERO_POINT_LIMIT = 128
+
+#: What the lanes of the presets and of the configurations here divide.
+MOST_LANES = 8
 
 
 def _config(
@@ -64,11 +67,14 @@ def random_image(rng: np.random.Generator, network: Network) -> Int8Array:
     return rng.integers(INT8_MIN, INT8_MAX + 1, network.input.shape, np.int8)
 
 
-def random_network(rng: np.random.Generator, max_macs: int, *, tables: bool = True, elementwise: bool = True) -> Network:
+def random_network(
+    rng: np.random.Generator, max_macs: int, *, tables: bool = True, elementwise: bool = True, lanes: int = MOST_LANES
+) -> Network:
     """Return a random valid network of at most about ``max_macs`` multiply-accumulates in each layer.
 
     One to five layers: convolutions (strided, padded, dilated, grouped, depthwise, with weight zero points and tables), pools,
-    and, unless switched off, residual adds and lookups. Maps branch: any earlier map may be read again.
+    joined channels (each map begins at a multiple of ``lanes``), and, unless switched off, residual adds and lookups. Maps branch:
+    any earlier map may be read again.
     """
     side = int(rng.integers(1, 13))
     shape = (side, int(rng.integers(1, 13)), _random_channels(rng))
@@ -77,7 +83,7 @@ def random_network(rng: np.random.Generator, max_macs: int, *, tables: bool = Tr
     for index in range(int(rng.integers(1, 6))):
         # Mostly a chain, sometimes a branch.
         source = tensors[-1] if rng.random() < 0.8 else tensors[int(rng.integers(len(tensors)))]
-        op = _random_operator(rng, f"layer{index}", source, tensors, max_macs, tables=tables, elementwise=elementwise)
+        op = _random_operator(rng, f"layer{index}", source, tensors, max_macs, lanes, tables=tables, elementwise=elementwise)
         if op is None:
             continue
         zero_point = op.requantisation.zero_point if isinstance(op, Conv2D | AveragePool | Add) else source.zero_point
@@ -133,9 +139,17 @@ def random_conv(rng: np.random.Generator, name: str, source: Tensor, max_macs: i
 
 
 def _random_operator(
-    rng: np.random.Generator, name: str, source: Tensor, tensors: list[Tensor], max_macs: int, *, tables: bool, elementwise: bool
+    rng: np.random.Generator,
+    name: str,
+    source: Tensor,
+    tensors: list[Tensor],
+    max_macs: int,
+    lanes: int,
+    *,
+    tables: bool,
+    elementwise: bool,
 ) -> Operator | None:
-    kind = rng.choice(["conv", "max", "average", "add", "lookup"], p=[0.5, 0.2, 0.1, 0.12, 0.08])
+    kind = rng.choice(["conv", "max", "average", "add", "lookup", "concat"], p=[0.45, 0.2, 0.1, 0.12, 0.08, 0.05])
     inputs, output = (source.name,), f"{name}_out"
     if kind == "conv":
         return random_conv(rng, name, source, max_macs, tables=tables)
@@ -171,6 +185,10 @@ def _random_operator(
             tables=(first, second),
             requantisation=_random_requantisation(rng, channels, 0.5 / scale),
         )
+    if kind == "concat":
+        joined = [t for t in tensors if t.shape[:2] == source.shape[:2] and t.shape[2] % lanes == 0]
+        chosen = [joined[int(i)] for i in rng.integers(len(joined), size=int(rng.integers(1, 3)))] if joined else []
+        return Concat(name=name, inputs=(*(tensor.name for tensor in chosen), source.name), output=output)
     if kind == "lookup" and tables:
         table = _random_table(rng)
         return Lookup(name=name, inputs=inputs, output=output, table=np.sort(table) if rng.random() < 0.5 else table)

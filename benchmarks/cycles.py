@@ -1,20 +1,11 @@
 """Cycles of each built-in network on each preset: ours, the roofline, and SCALE-Sim's for the same layers.
 
-Ours are those of the cycle model (``accel.perf``), which the test suite holds to the engine's own count. SCALE-Sim's are closed
-forms of version 3.0.0 (https://github.com/scalesim-project/scale-sim-v3) that equal its compute cycles in 22 of 22 runs made::
-
-    output stationary   ceil(P/R) * ceil(M/C) * (K + R + C - 2) - 1
-    weight stationary   ceil(K/R) * ceil(M/C) * (P + 2R + C - 2) - 1
-
-for P output pixels, M filters of K = height * width * channels values, on R x C elements. What they leave out, in its favour:
-memory (every operand is there when it is wanted), pooling, residual adds, requantisation, and the time between two layers. Against
-it: it has no depthwise layers, so here, as its own MobileNet tables have it, one is a dense filter over all its channels; layers in
-groups are one group after the other. Padding is counted on both sides.
+Ours are those of the cycle model (``accel.perf``), which the test suite holds to the engine's own count. SCALE-Sim's are its closed
+forms: ``accel.peers.scalesim`` says what they leave out, and how they count depthwise layers.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -31,38 +22,16 @@ from accel.compiler import compile_network
 from accel.config import PRESETS, EngineConfig, load_config
 from accel.errors import SystolithError
 from accel.frontends import NETWORKS, load_network
-from accel.graph import Conv2D, Network
+from accel.graph import Network
+from accel.peers import scalesim
 from accel.perf import estimate
 from accel.program import MemoryTiming
 from accel.report import report_estimate
 
-SCALE_SIM = "3.0.0"
 
-
-def scale_sim_os(rows: int, columns: int, pixels: int, values: int, filters: int) -> int:
-    """Return SCALE-Sim's compute cycles for one layer, output stationary."""
-    return math.ceil(pixels / rows) * math.ceil(filters / columns) * (values + rows + columns - 2) - 1
-
-
-def scale_sim_ws(rows: int, columns: int, pixels: int, values: int, filters: int) -> int:
-    """Return SCALE-Sim's compute cycles for one layer, weight stationary."""
-    return math.ceil(values / rows) * math.ceil(filters / columns) * (pixels + 2 * rows + columns - 2) - 1
-
-
-def scale_sim(network: Network, config: EngineConfig) -> tuple[int, int]:
-    """Return SCALE-Sim's cycles (output stationary, weight stationary) for a network's convolutions and fully connected layers."""
-    totals = [0, 0]
-    for op in network.operators:
-        if not isinstance(op, Conv2D):
-            continue
-        height, width, filters = network.tensor(op.output).shape
-        values = math.prod(op.weights.shape[1:])
-        groups = op.groups
-        if op.is_depthwise:
-            values, filters, groups = values * op.groups, 1, 1
-        for index, form in enumerate((scale_sim_os, scale_sim_ws)):
-            totals[index] += groups * form(config.rows, config.columns, height * width, values, filters // groups)
-    return totals[0], totals[1]
+def scale_sim(network: Network, config: EngineConfig, dataflow: str) -> int:
+    """Return SCALE-Sim's cycles for a network's convolutions and fully connected layers."""
+    return sum(scalesim.cycles(config, layer, dataflow) for layer in scalesim.layers_of(network))
 
 
 def measure(name: str, config: EngineConfig, timing: MemoryTiming) -> dict[str, Any]:
@@ -74,7 +43,6 @@ def measure(name: str, config: EngineConfig, timing: MemoryTiming) -> dict[str, 
     estimated = estimate(program, timing)
     done = time.perf_counter()
     report = report_estimate(program, estimated, network, timing=timing, clock=1.0, seconds=done - compiled)
-    output_stationary, weight_stationary = scale_sim(network, config)
     return {
         "network": name,
         "config": config.name,
@@ -83,8 +51,8 @@ def measure(name: str, config: EngineConfig, timing: MemoryTiming) -> dict[str, 
         "utilisation": report.utilisation,
         "roofline_cycles": report.roofline_cycles,
         "roofline_share": report.roofline_share,
-        "scale_sim_os": output_stationary,
-        "scale_sim_ws": weight_stationary,
+        "scale_sim_os": scale_sim(network, config, "os"),
+        "scale_sim_ws": scale_sim(network, config, "ws"),
         "compile_seconds": round(compiled - begin, 3),
         "estimate_seconds": round(done - compiled, 3),
     }
@@ -93,7 +61,7 @@ def measure(name: str, config: EngineConfig, timing: MemoryTiming) -> dict[str, 
 def show(records: Sequence[dict[str, Any]]) -> Table:
     """Return the lines as a table."""
     table = Table(
-        caption=f"SCALE-Sim {SCALE_SIM}: ideal memory, convolutions and fully connected layers only", caption_justify="left"
+        caption=f"SCALE-Sim {scalesim.VERSION}: ideal memory, convolutions and fully connected layers only", caption_justify="left"
     )
     table.add_column("network", no_wrap=True)
     table.add_column("config", no_wrap=True)
@@ -134,7 +102,7 @@ def main(
     Console(width=None if sys.stdout.isatty() else 160).print(show(records))
     if output is not None:
         memory = {"latency": timing.latency, "interval": timing.interval}
-        write_json(output, {"versions": versions() | {"scale_sim_forms": SCALE_SIM}, "memory": memory, "cycles": records})
+        write_json(output, {"versions": versions() | {"scale_sim_forms": scalesim.VERSION}, "memory": memory, "cycles": records})
 
 
 if __name__ == "__main__":

@@ -6,16 +6,16 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from accel.isa import CSR, ISA_VERSION, Error
+from accel.isa import CSR, CSR_BYTES, ISA_VERSION, REGISTERS, Error
 
 __all__ = ["Registers", "axi_lite_signature"]
 
 
 def axi_lite_signature() -> wiring.Signature:
-    """Return an AXI4-Lite port of 32 data and 8 address bits, seen from the master."""
+    """Return an AXI4-Lite port of 32 data bits, with the addresses of the registers alone, seen from the master."""
     return wiring.Signature(
         {
-            "awaddr": Out(8),
+            "awaddr": Out(range(CSR_BYTES)),
             "awvalid": Out(1),
             "awready": In(1),
             "wdata": Out(32),
@@ -25,7 +25,7 @@ def axi_lite_signature() -> wiring.Signature:
             "bresp": In(2),
             "bvalid": In(1),
             "bready": Out(1),
-            "araddr": Out(8),
+            "araddr": Out(range(CSR_BYTES)),
             "arvalid": Out(1),
             "arready": In(1),
             "rdata": In(32),
@@ -34,6 +34,19 @@ def axi_lite_signature() -> wiring.Signature:
             "rready": Out(1),
         }
     )
+
+
+def _fields(register: CSR, word: Value) -> dict[str, Value]:
+    """Return the fields of a register in a word."""
+    return {f.name: word[f.offset : f.offset + f.width] for f in REGISTERS[register].fields}
+
+
+def _word(register: CSR, fields: dict[str, Value]) -> Value:
+    """Return the word of a register with these fields."""
+    parts: list[Value] = []
+    for f in REGISTERS[register].fields:
+        parts += [Const(0, f.offset - len(Cat(parts))), Value.cast(fields[f.name])]
+    return Cat(parts)
 
 
 class Registers(wiring.Component):
@@ -93,11 +106,12 @@ class Registers(wiring.Component):
         with m.If(write & bus.wstrb.all()):
             with m.Switch(bus.awaddr):
                 with m.Case(CSR.CONTROL):
-                    m.d.comb += [write_known.eq(1), self.o_start.eq(bus.wdata[0]), self.o_clear.eq(bus.wdata[1])]
+                    command = _fields(CSR.CONTROL, bus.wdata)
+                    m.d.comb += [write_known.eq(1), self.o_start.eq(command["start"]), self.o_clear.eq(command["clear"])]
                 with m.Case(CSR.BASE):
                     m.d.comb += write_known.eq(1)
                     with m.If(~self.i_busy):
-                        m.d.sync += self.o_base.eq(Cat(Const(0, 12), bus.wdata[12:]))
+                        m.d.sync += self.o_base.eq(_word(CSR.BASE, _fields(CSR.BASE, bus.wdata)))
                 with m.Case(CSR.INTERRUPT_ENABLE):
                     m.d.comb += write_known.eq(1)
                     m.d.sync += enabled.eq(bus.wdata[0])
@@ -110,7 +124,7 @@ class Registers(wiring.Component):
         read = Signal()
         values = {
             CSR.CONTROL: Const(0, 32),
-            CSR.STATUS: Cat(self.i_busy, self.i_done, failed, Const(0, 5), self.i_error),
+            CSR.STATUS: _word(CSR.STATUS, {"busy": self.i_busy, "done": self.i_done, "error": failed, "code": self.i_error}),
             CSR.BASE: self.o_base,
             CSR.ERROR_ADDRESS: self.i_error_address,
             CSR.CYCLES: self.i_cycles,

@@ -21,12 +21,12 @@ from rtl.store import StoreUnit
 from rtl.weights import WeightMemory
 from rtl.write_port import WritePort
 
-__all__ = ["Core", "Engine"]
+__all__ = ["Core", "Engine", "axi_members"]
 
 _AXI_INCR = 1
 
 
-def _axi_members(bus_bytes: int) -> dict[str, wiring.Member]:
+def axi_members(bus_bytes: int) -> dict[str, wiring.Member]:
     """Return the AXI4 master's signals (without IDs: responses come in order)."""
     return {
         "m_axi_awaddr": Out(32),
@@ -88,7 +88,7 @@ class Core(wiring.Component):
     def __init__(self, *, config: EngineConfig) -> None:
         self.config = config
         super().__init__(
-            _axi_members(config.bus_bytes)
+            axi_members(config.bus_bytes)
             | _trace_members()
             | {
                 "i_base": In(32),
@@ -238,6 +238,8 @@ class Engine(wiring.Component):
     ----------
     config
         The engine's configuration.
+    trace
+        Whether the trace ports are there.
 
     Members
     -------
@@ -248,16 +250,19 @@ class Engine(wiring.Component):
     interrupt
         Level, while enabled and done or failed.
     trace_*
-        What each unit does in every cycle (:class:`accel.isa.UnitState`), and pulses for finished instructions.
+        What each unit does in every cycle (:class:`accel.isa.UnitState`), and pulses for finished instructions; for a simulation,
+        which looks at the same core through them, and there only.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, *, trace: bool = False) -> None:
         self.config = config
+        self.trace = trace
         lite = {
             f"s_axil_{name}": In(member.shape) if member.flow == Out else Out(member.shape)
             for name, member in axi_lite_signature().members.items()
         }
-        super().__init__(_axi_members(config.bus_bytes) | lite | _trace_members() | {"interrupt": Out(1)})
+        seen = _trace_members() if trace else {}
+        super().__init__(axi_members(config.bus_bytes) | lite | seen | {"interrupt": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -271,7 +276,7 @@ class Engine(wiring.Component):
         held = Signal(init=1)
         m.submodules.core = ResetInserter(held)(core)
         for name in core.signature.members:
-            if name.startswith(("m_axi_", "trace_")):
+            if name in self.signature.members:
                 outside, inside = getattr(self, name), getattr(core, name)
                 m.d.comb += outside.eq(inside) if core.signature.members[name].flow == Out else inside.eq(outside)
 

@@ -94,15 +94,23 @@ class ExecuteUnit(wiring.Component):
             handed.w_data.eq(entry),
             handed.w_en.eq(begin),
         ]
+        # The first row takes its values from the instruction, so that no cycle is needed to set the registers up.
+        here_weight, here_tap, here_exhausted = Signal(16), Signal(16), Signal()
+        m.d.comb += [here_weight.eq(weight), here_tap.eq(tap), here_exhausted.eq(exhausted)]
         with m.If(begin):
-            # a WINDOW has a single pass, whatever its kernel
-            m.d.sync += [active.eq(1), exhausted.eq(loading.operation == Operation.WINDOW), weight.eq(loading.weights)]
+            m.d.comb += [
+                here_weight.eq(loading.weights),
+                here_tap.eq(0),
+                # a WINDOW has a single pass, whatever its kernel
+                here_exhausted.eq(loading.operation == Operation.WINDOW),
+            ]
+            m.d.sync += [active.eq(1), exhausted.eq(here_exhausted), weight.eq(here_weight)]
             m.d.sync += [tap.eq(0), tap_ky.eq(0), tap_block.eq(0)]
 
         give = Signal()
         starts = Signal()
         m.d.comb += [
-            starts.eq(active & (filling == 0) & (~shadow_busy | pass_begins)),
+            starts.eq((active | begin) & (filling == 0) & (~shadow_busy | pass_begins)),
             give.eq(starts | (filling != 0)),
         ]
         last_row = filling == rows - 1
@@ -111,29 +119,29 @@ class ExecuteUnit(wiring.Component):
             m,
             counts=[count_block, count_ky, count_kx],
             limits=[loading.n_block, loading.n_ky, loading.n_kx],
-            advance=give & tap_ends & ~exhausted,
+            advance=give & tap_ends & ~here_exhausted,
         )
         m.d.sync += self.o_tap.start.eq(starts)
         with m.If(give):
             m.d.sync += [
-                self.o_tap.address.eq(tap),
-                self.o_weight_address.eq(weight),
-                weight.eq(weight + 1),
+                self.o_tap.address.eq(here_tap),
+                self.o_weight_address.eq(here_weight),
+                weight.eq(here_weight + 1),
                 filling.eq(Mux(last_row, 0, filling + 1)),
                 sub_row.eq(Mux(tap_ends, 0, sub_row + 1)),
             ]
-            with m.If(tap_ends & ~exhausted):
+            with m.If(tap_ends & ~here_exhausted):
                 with m.If(last_tap):
                     # the rest of the pass repeats the last tap
                     m.d.sync += exhausted.eq(1)
                 with m.Elif(step_block):
-                    following = tap_block + loading.stride_block
+                    following = Mux(begin, 0, tap_block) + loading.stride_block
                     m.d.sync += [tap_block.eq(following), tap_ky.eq(following), tap.eq(following)]
                 with m.Elif(step_ky):
-                    following = tap_ky + loading.stride_ky
+                    following = Mux(begin, 0, tap_ky) + loading.stride_ky
                     m.d.sync += [tap_ky.eq(following), tap.eq(following)]
                 with m.Else():
-                    m.d.sync += tap.eq(tap + loading.stride_kx)
+                    m.d.sync += tap.eq(here_tap + loading.stride_kx)
             with m.If(last_row):
                 ends = exhausted | (tap_ends & last_tap)
                 m.d.sync += [shadow_full.eq(1), shadow_last.eq(ends), sub_row.eq(0)]
@@ -165,14 +173,18 @@ class ExecuteUnit(wiring.Component):
 
         ordered = Signal()
         quiet = Signal()
+        last_sums = Signal(16)
         revisits = Signal()
+        revisits_last = Signal()
         may_begin = Signal()
         m.d.comb += [
             ordered.eq(
                 is_ordered(head.orders.execute, self.i_completed.execute) & is_ordered(head.orders.store, self.i_completed.store)
             ),
             revisits.eq(since_pixel >= REVISIT - 1),
-            quiet.eq(((path == last_path) | (since_pixel == settle)) & (~streaming.accumulate | revisits)),
+            # whether the first sums would be read before the last ones are written: not if they lie apart
+            revisits_last.eq((last_sums - streaming.accumulators)[:16] < REVISIT - 1),
+            quiet.eq(((path == last_path) | (since_pixel == settle)) & (~streaming.accumulate | revisits | ~revisits_last)),
             may_begin.eq(
                 handed.r_rdy
                 & ~inside
@@ -236,6 +248,7 @@ class ExecuteUnit(wiring.Component):
         with m.If(issue):
             m.d.sync += [
                 since_pixel.eq(0),
+                last_sums.eq(sums_at),
                 inside.eq(~pass_ends),
                 accumulator.eq(sums_at + Mux(is_window, has_result, ~streaming.reduce | step_px)),
                 inside_window.eq(streaming.reduce & ~step_px),

@@ -7,7 +7,7 @@ from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from accel.config import EngineConfig
-from accel.isa import PARAMETER, PARAMETER_BYTES, PERIOD_THREE, Opcode, Target, UnitState
+from accel.isa import MAX_SHARE_LOG2, PARAMETER, PARAMETER_BYTES, PERIOD_THREE, Opcode, Target, UnitState
 from rtl.layouts import ORDER_BITS, completed_layout, entry_layout, fields_layout, instruction_layout, is_ordered, loop_step
 from rtl.read_port import read_beat_layout
 from rtl.scratchpad import scratchpad_write_layout
@@ -20,17 +20,15 @@ __all__ = ["LoadUnit"]
 #: LOADs whose addresses have been sent and whose data are still to come.
 IN_FLIGHT = 4
 
-#: One cycle in so many is left to the output stage on the scratchpad's write port. A fixed share rather than an arbiter: nothing
-#: that the output stage does can then reach the read channel, so what memory does stays independent of it.
-SHARE = 8
-
 
 class LoadUnit(wiring.Component):
     """Run LOAD instructions in order.
 
     The *requester* sends an instruction's addresses as soon as its orders allow, up to ``IN_FLIGHT`` instructions ahead of the
     *receiver*, so that the memory's latency is paid once. The receiver cuts beats into elements, or joins them, and writes one
-    element a cycle, to the scratchpad in ``SHARE - 1`` cycles of ``SHARE``.
+    element a cycle. Of the scratchpad's write port it leaves the output stage the share that the instruction says: a fixed share
+    rather than an arbiter, because nothing that the output stage does can then reach the read channel, so that what memory does
+    stays independent of it.
 
     Parameters
     ----------
@@ -203,10 +201,12 @@ class LoadUnit(wiring.Component):
             here_row.eq(Mux(begun, row_low, load.memory_address[:6])),
             at.eq(Mux(whole_beat, 0, Mux(row_starts, here_row, position)) & (bus - 1)),
         ]
-        phase = Signal(range(SHARE))
+        # bit n: the last of 2**n cycles, which the output stage has
+        phase = Signal(MAX_SHARE_LOG2)
         m.d.sync += phase.eq(phase + 1)
+        left_alone = Cat(0, *(phase[:n].all() for n in range(1, MAX_SHARE_LOG2 + 1))).bit_select(load.share_log2, 1)
         allowed = Signal()
-        m.d.comb += allowed.eq((phase != SHARE - 1) | ~(is_fill | (load.target == Target.ACTIVATIONS)))
+        m.d.comb += allowed.eq(~left_alone | ~(is_fill | (load.target == Target.ACTIVATIONS)))
         take = Signal()
         complete = Signal()
         emit = Signal()

@@ -47,7 +47,8 @@ class StoreUnit(wiring.Component):
     """Run STORE instructions in order, one accumulator word and column group a cycle.
 
     An instruction's first group is issued two cycles after the last of the one before, if it may start (and, when it writes to
-    memory, once the write port knows). Scratchpad writes give way to the load unit's.
+    memory, once the write port knows). A word is written when its last group is there; scratchpad writes give way to the load
+    unit's.
 
     Parameters
     ----------
@@ -283,24 +284,25 @@ class StoreUnit(wiring.Component):
 
         # ---- write ----
         head = data.View(result, results.r_data)
-        # the word being gathered for memory, or waiting there to be taken
-        word_data = Signal(8 * config.word_bytes, reset_less=True)
-        word_strobe = Signal(config.word_bytes)
+        # The groups of a word are gathered, and written together: to the scratchpad with the last of them, to memory a cycle later.
+        word = Signal(data.ArrayLayout(8 * lanes, word_groups), reset_less=True)
+        word_has = Signal(word_groups)
         word_row_last = Signal(reset_less=True)
         word_address = Signal(6, reset_less=True)
+        # it waits to be taken by the memory write port
         word_valid = Signal()
         fire = Signal()
         m.d.comb += [
             fire.eq(
                 results.r_rdy
-                & ~(head.place.to_scratchpad & self.i_blocked)
+                & ~(head.place.to_scratchpad & head.place.word_last & self.i_blocked)
                 # a word that is waiting must have left before anything is added
-                & ~(head.place.to_memory & word_valid & ~self.o_word.ready)
+                & ~(word_valid & ~self.o_word.ready)
             ),
             results.r_en.eq(fire),
             self.o_word.valid.eq(word_valid),
-            self.o_word.payload.data.eq(word_data),
-            self.o_word.payload.strobe.eq(word_strobe),
+            self.o_word.payload.data.eq(word),
+            self.o_word.payload.strobe.eq(Cat(has.replicate(lanes) for has in word_has)),
             self.o_word.payload.row_last.eq(word_row_last),
             self.o_word.payload.address.eq(word_address),
         ]
@@ -309,43 +311,49 @@ class StoreUnit(wiring.Component):
         m.d.sync += swallowed.eq(final.valid & ~final.pool_last)
         m.d.sync += credits.eq(credits - issue + swallowed + fire)
 
+        here = Signal(word_groups)
+        merged = Signal.like(word)
+        merged_has = Signal(word_groups)
+        m.d.comb += merged_has.eq(Mux(word_valid, 0, word_has) | here)
+        for n in range(word_groups):
+            m.d.comb += [here[n].eq(head.place.group == n), merged[n].eq(Mux(here[n], head.bytes.as_value(), word[n]))]
         with m.If(word_valid & self.o_word.ready):
-            m.d.sync += [word_valid.eq(0), word_strobe.eq(0)]
-        with m.If(fire & head.place.to_memory):
+            m.d.sync += [word_valid.eq(0), word_has.eq(0)]
+        with m.If(fire):
             m.d.sync += [
-                word_valid.eq(head.place.word_last),
+                word.eq(merged),
+                word_has.eq(Mux(head.place.word_last & ~head.place.to_memory, 0, merged_has)),
+                word_valid.eq(head.place.word_last & head.place.to_memory),
                 word_row_last.eq(head.place.row_last),
                 word_address.eq(head.place.memory_low),
             ]
-            for n in range(word_groups):
-                with m.If(head.place.group == n):
-                    m.d.sync += [
-                        word_data.word_select(n, 8 * lanes).eq(head.bytes.as_value()),
-                        word_strobe.word_select(n, lanes).eq(~0),
-                    ]
 
-        m.d.comb += self.o_write.address.eq(head.place.address)
+        written = Signal()
+        merged_bytes = merged.as_value()
+        m.d.comb += [
+            written.eq(fire & head.place.to_scratchpad & head.place.word_last),
+            self.o_write.address.eq(head.place.address),
+        ]
         for bank in range(config.rows):
             # with a period, bank r repeats byte r % period
-            group = Signal(group_shape, name=f"group_{bank}")
-            value = Signal(8, name=f"value_{bank}")
-            m.d.comb += [group.eq(bank // lanes), value.eq(head.bytes[bank % lanes])]
+            has = Signal(name=f"has_{bank}")
+            m.d.comb += [has.eq(merged_has[bank // lanes]), self.o_write.data[bank].eq(merged_bytes.word_select(bank, 8))]
             with m.Switch(head.place.period_log2):
                 for log2 in range((config.rows - 1).bit_length()):
                     source = bank % (1 << log2)
                     with m.Case(log2):
-                        m.d.comb += [group.eq(source // lanes), value.eq(head.bytes[source % lanes])]
-            m.d.comb += [
-                self.o_write.data[bank].eq(value),
-                self.o_write.mask[bank].eq(fire & head.place.to_scratchpad & (head.place.group == group)),
-            ]
+                        m.d.comb += [
+                            has.eq(merged_has[source // lanes]),
+                            self.o_write.data[bank].eq(merged_bytes.word_select(source, 8)),
+                        ]
+            m.d.comb += self.o_write.mask[bank].eq(written & has)
         m.d.sync += self.o_retire.eq(fire & head.place.last)
 
         # ---- state ----
         # A group is held up when no result was written in the cycle before: the word before it had not left, or else a port was
         # taken.
         refused = Signal()
-        m.d.sync += refused.eq(results.r_rdy & head.place.to_memory & word_valid & ~self.o_word.ready)
+        m.d.sync += refused.eq(results.r_rdy & word_valid & ~self.o_word.ready)
         held_up = Mux(refused, UnitState.WAIT_MEMORY, UnitState.WAIT_PIPELINE)
         m.d.comb += self.o_state.eq(UnitState.IDLE)
         with m.If(issue):

@@ -56,7 +56,7 @@ def cached(kind: str, digest: str, make: Callable[[Path], None]) -> Path:
                     shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
         raise SimulationError(
-            f"{shelf}: compiled models cannot be kept there ({error.strerror}); set SYSTOLITH_CACHE to another directory"
+            f"{shelf}: what is made once cannot be kept there ({error.strerror}); set SYSTOLITH_CACHE to another directory"
         ) from None
     return place
 

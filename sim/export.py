@@ -1,4 +1,4 @@
-"""Write the engine's Verilog: ``python -m sim.export CONFIGURATION FILE``, the configuration as JSON.
+"""Write the engine's Verilog: ``python -m sim.export CONFIGURATION KIND FILE``, the configuration as JSON.
 
 A process of its own, so that what is written follows from the sources as they are, not as they were when a process that has long
 been running imported them.
@@ -9,21 +9,69 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from amaranth.back import verilog
+from amaranth._toolchain.yosys import find_yosys  # what amaranth.back.verilog calls; that one leaves no choice of passes
+from amaranth.back import rtlil, verilog
+from amaranth.hdl import Value
 
 from accel.config import EngineConfig
 from accel.errors import SystolithError
 
-__all__ = ["verilog_of", "without_zeros"]
+__all__ = ["KINDS", "PRODUCT", "Port", "ports_of", "product_of", "verilog_of", "with_plain_names", "without_zeros"]
+
+#: Name of the product's top module; its other modules' names begin with it.
+PRODUCT = "systolith"
+
+#: Internal attributes of Amaranth and Yosys: of no use to whoever reads or builds the product.
+_INTERNAL = ("generator", "top", "src", "amaranth.hierarchy", "amaranth.decoding")
+
+#: The product holds no processes, so none of the dummy variables with which Yosys makes simulators evaluate `always @*` at time 0,
+#: and no second names of signals.
+_PRODUCT_PASSES = ("proc -norom", "memory_collect", "clean_zerowidth", "opt_clean -purge")
+
+
+class Port(NamedTuple):
+    """A port of the top module; ``direction`` is ``input`` or ``output``, ``width`` in bits."""
+
+    name: str
+    direction: str
+    width: int
 
 
 def verilog_of(config: EngineConfig) -> str:
-    """Return the engine's Verilog, top module ``engine``."""
+    """Return the engine's Verilog as it is simulated: top module ``engine``, with trace ports."""
     from rtl.engine import Engine
 
-    return without_zeros(verilog.convert(Engine(config), name="engine", emit_src=False, strip_internal_attrs=True))
+    component = Engine(config, trace=True)
+    return without_zeros(verilog.convert(component, name="engine", emit_src=False, strip_internal_attrs=True))
+
+
+def product_of(component: Any) -> str:
+    """Return the Verilog of a component as a stand-alone product: top module :data:`PRODUCT`, plain names throughout."""
+    attributes = " ".join(f"-remove {name}" for name in _INTERNAL)
+    script = [
+        f"read_rtlil <<rtlil\n{rtlil.convert(component, name=PRODUCT, emit_src=False)}\nrtlil",
+        *_PRODUCT_PASSES,
+        f"attrmap {attributes}",
+        f"attrmap -modattr {attributes}",
+        "write_verilog -norename",
+    ]
+    yosys = find_yosys(lambda version: version >= (0, 40))  # as amaranth.back.verilog asks
+    text: str = yosys.run(["-q", "-"], "\n".join(script), ignore_warnings=True)
+    text = re.sub(r'\(\* (?:init|unused_bits|full_case|enum_\w+) = (?:"[^"]*"|[^"*]*) \*\)\s*', "", text)
+    names = ",\n".join(f"  {port.name}" for port in ports_of(component))
+    return re.sub(rf"module {PRODUCT}\([^)]*\);", f"module {PRODUCT} (\n{names}\n);", with_plain_names(without_zeros(text)))
+
+
+def ports_of(component: Any) -> list[Port]:
+    """Return the ports of a component's Verilog, clock and reset first."""
+    ports = [Port("clk", "input", 1), Port("rst", "input", 1)]
+    for path, member, value in component.signature.flatten(component):
+        ports.append(Port("__".join(map(str, path)), "input" if member.flow.name == "In" else "output", len(Value.cast(value))))
+    return ports
 
 
 def without_zeros(text: str) -> str:
@@ -34,8 +82,61 @@ def without_zeros(text: str) -> str:
     return re.sub(r"(?m)^ *initial begin\n(?: +\S+ *\[\d+\] = \d+'[hd]0+;\n)+ *end\n", "", text)
 
 
+def with_plain_names(text: str) -> str:
+    r"""Return Verilog in which every escaped name (``\core.load ``) has become a plain one that occurs nowhere else."""
+    taken = set(re.findall(r"(?<![\\$\w'])[A-Za-z_]\w*", re.sub(r"\\\S+", " ", text)))
+    plain: dict[str, str] = {}
+
+    def rename(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in plain:
+            stem = re.sub(r"\W+", "_", name).strip("_")
+            if not stem[:1].isalpha():
+                stem = f"n{stem}"  # what has no name has a number
+            elif re.fullmatch(r"[a-z]+[01]?", stem):
+                stem = f"{stem}_"  # it could be a word of the language
+            candidate, count = stem, 1
+            while candidate in taken:
+                count += 1
+                candidate = f"{stem}_{count}"
+            taken.add(candidate)
+            plain[name] = candidate
+        return plain[name]
+
+    return re.sub(r"\\(\S+) ", rename, text)
+
+
+def _axi(config: EngineConfig) -> Any:
+    from rtl.engine import Engine
+
+    return Engine(config)
+
+
+def _wishbone(config: EngineConfig) -> Any:
+    from rtl.wishbone import WishboneEngine
+
+    return WishboneEngine(config)
+
+
+#: Products by their kind of bus.
+_PRODUCTS: Mapping[str, Callable[[EngineConfig], Any]] = {"axi": _axi, "wishbone": _wishbone}
+
+#: What can be written: the engine as it is simulated, or a product for a kind of bus, with its ports beside it in ``ports.json``.
+KINDS = ("simulation", *_PRODUCTS)
+
+
+def _main(configuration: str, kind: str, file: Path) -> None:
+    config = EngineConfig(**json.loads(configuration))
+    if kind == "simulation":
+        file.write_text(verilog_of(config), encoding="utf-8")
+        return
+    component = _PRODUCTS[kind](config)
+    file.with_name("ports.json").write_text(json.dumps(ports_of(component)), encoding="utf-8")
+    file.write_text(product_of(component), encoding="utf-8")
+
+
 if __name__ == "__main__":
     try:
-        Path(sys.argv[2]).write_text(verilog_of(EngineConfig(**json.loads(sys.argv[1]))), encoding="utf-8")
+        _main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
     except SystolithError as error:
         sys.exit(str(error))

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from accel.errors import SystolithError
-from accel.isa import CSR, INSTRUCTION_BYTES, Error, IsaError, Opcode, UnitState
+from accel.isa import CSR, INSTRUCTION_BYTES, Error, IsaError, Opcode, UnitState, register_fields
 from accel.listing import disassemble
 from accel.program import UNITS, Bytes, MemoryTiming, Program, RunResult, UnitCounters
 
@@ -237,7 +237,7 @@ def _describe(program: Program, index: int) -> str:
 
 def _check_status(program: Program, outcome: Outcome) -> None:
     status = outcome.register(CSR.STATUS)
-    busy, done, failed, code = status & 1, status >> 1 & 1, status >> 2 & 1, status >> 8 & 0xFF
+    busy, done, failed, code = register_fields(CSR.STATUS, status).values()
     if failed:
         known = {error.value: error.name for error in Error}
         where = _describe(program, outcome.register(CSR.ERROR_ADDRESS) // INSTRUCTION_BYTES)

@@ -43,7 +43,7 @@ def engine_component(config: EngineConfig) -> Any:
     """Return the engine's description."""
     from rtl.engine import Engine
 
-    return Engine(config)
+    return Engine(config, trace=True)
 
 
 class _ControlPort:

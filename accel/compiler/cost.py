@@ -7,11 +7,21 @@ import itertools
 import math
 
 from accel.compiler.plan import Plan
-from accel.compiler.stages import Stage
+from accel.compiler.stages import Stage, plane_count
+from accel.compiler.timeline import TileWork
 from accel.config import EngineConfig
-from accel.isa import INSTRUCTION_BYTES
+from accel.isa import INSTRUCTION_BYTES, MAX_SHARE_LOG2, Operation
 
-__all__ = ["fits_weight_memory", "smallest_pass", "stage_cycles", "view_words", "weight_limit"]
+__all__ = [
+    "fits_weight_memory",
+    "reduces",
+    "smallest_pass",
+    "stage_cycles",
+    "store_share",
+    "view_words",
+    "weight_limit",
+    "weight_words",
+]
 
 #: Cycles that an instruction takes beyond its work: dispatch, and filling and draining the unit.
 _INSTRUCTION_OVERHEAD = 8
@@ -28,6 +38,22 @@ def smallest_pass(config: EngineConfig) -> int:
     return max(config.rows, 4)
 
 
+def store_share(stage: Stage, plan: Plan, config: EngineConfig) -> int:
+    """Return the ``share_log2`` of a stage's loads with which array, loads and stores to the scratchpad are done soonest."""
+    height, width, channels = stage.shape
+    passes, _, _ = _work(stage, config)
+    execute = passes * height * width * stage.pool_words
+    rows, columns, depth = stage.input_shape
+    load = rows * columns * plane_count(config, depth) * -(-len(stage.units) // plan.band_units)
+    store = height * width * plane_count(config, channels)
+
+    def cycles(share: int) -> list[float]:
+        # among equals, the one that is nearest to equal shares
+        return sorted([execute, load / (1 - 2.0**-share), store * 2.0**share], reverse=True)
+
+    return min(range(MAX_SHARE_LOG2, 0, -1), key=cycles)
+
+
 def reduces(stage: Stage, config: EngineConfig, rows: int, columns: int) -> bool:
     """Whether a tile of a pool is better read window by window than tap by tap: when its pixels would not fill a pass."""
     bypasses = not stage.weights and not stage.is_pair
@@ -36,10 +62,25 @@ def reduces(stage: Stage, config: EngineConfig, rows: int, columns: int) -> bool
 
 def _tile_cycles(stage: Stage, config: EngineConfig, rows: int, columns: int, passes: int) -> int:
     """Return the cycles of a tile's passes, those of all units."""
-    pixels = stage.pass_pixels(config, rows, columns)
+    least = smallest_pass(config)
+    if stage.operation is Operation.WINDOW:
+        return len(stage.units) * sum(max(pixels, least) for pixels in stage.window_pixels(config, rows, columns))
+    pixels = rows * columns * stage.pool_words
     if reduces(stage, config, rows, columns):
-        return len(stage.units) * (pixels * math.prod(stage.window.kernel) + smallest_pass(config))
-    return passes * max(pixels, smallest_pass(config))
+        return len(stage.units) * (pixels * math.prod(stage.window.kernel) + least)
+    return passes * max(pixels, least)
+
+
+def tile_work(stage: Stage, config: EngineConfig, rows: int, columns: int, jobs: int, *, to_scratchpad: bool) -> TileWork:
+    """Return the work of a tile that is cut into ``jobs``."""
+    passes, _, groups = _work(stage, config)
+    words = rows * columns
+    return TileWork(
+        jobs=jobs,
+        execute=_tile_cycles(stage, config, rows, columns, passes) / jobs,
+        store=words * stage.pool_words * groups / jobs,
+        words=words * len(stage.units) // jobs if to_scratchpad else 0,
+    )
 
 
 def weight_limit(config: EngineConfig) -> int:
@@ -58,6 +99,11 @@ def fits_weight_memory(stage: Stage, config: EngineConfig) -> bool:
     """Whether all weights of a stage stay on chip, whatever the ring loses where it wraps."""
     passes, most, _ = _work(stage, config)
     return passes * config.rows + min(most * config.rows, weight_limit(config)) <= config.weight_words
+
+
+def weight_words(stage: Stage, config: EngineConfig) -> int:
+    """Return the words of all weights of a stage."""
+    return _work(stage, config)[0] * config.rows if stage.weights else 0
 
 
 def view_words(stage: Stage, plan: Plan, planes: int) -> int:

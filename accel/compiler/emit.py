@@ -27,18 +27,24 @@ from accel.isa import (
     fields_of,
 )
 
-__all__ = ["Emitter", "Loop"]
+__all__ = ["MAP_ALIGNMENT", "Emitter", "Loop", "align"]
 
 #: Boundary on which the data of a LOAD begins, so that its bursts are long.
 _DATA_ALIGNMENT = 64
-_MAP_ALIGNMENT = 4096
+#: Boundary on which maps begin.
+MAP_ALIGNMENT = 4096
 _MEMORY_LIMIT = 1 << 32
 _MASK = 0xFFFF
+
+#: Of the scratchpad's write port, FILLs leave one cycle in so many to the output stage, as a power of two: they are short, but a
+#: stage that is still storing should not wait for them.
+_FILL_SHARE_LOG2 = 2
 
 _LOAD_LIMITS = {field.name: field.maximum for field in fields_of(Opcode.LOAD)}
 
 
-def _align(value: int, alignment: int) -> int:
+def align(value: int, alignment: int) -> int:
+    """Return the first multiple of ``alignment`` that is not below ``value``."""
     return -(-value // alignment) * alignment
 
 
@@ -72,10 +78,12 @@ class Emitter:
     packed only when the image is asked for.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, *, map_bytes: int) -> None:
         self.config = config
+        self.map_bytes = map_bytes
         self.bytes_read = 0
         self.bytes_written = 0
+        self.words_stored = 0
         self._hazards = HazardTracker()
         self._instructions: list[tuple[Opcode, dict[str, int], str]] = [
             (Opcode.BEGIN, {"magic": MAGIC, "isa_version": ISA_VERSION, "digest": config.digest}, "")
@@ -83,7 +91,6 @@ class Emitter:
         self._data: list[tuple[int, int, Callable[[], Bytes]]] = []
         self._data_bytes = 0
         self._data_at: dict[Hashable, int] = {}
-        self.map_bytes = 0
         self._rings = {
             Target.WEIGHTS: Ring[int](0, config.weight_words),
             Target.PARAMETERS: Ring[int](0, config.parameter_groups),
@@ -94,10 +101,6 @@ class Emitter:
     def count(self) -> int:
         """Instructions so far."""
         return len(self._instructions)
-
-    def reserve_map(self, size: int) -> None:
-        """Take ``size`` bytes of the section of maps, from ``map_bytes`` on."""
-        self.map_bytes = _align(self.map_bytes + size, _MAP_ALIGNMENT)
 
     def load_weights(self, key: Hashable, words: int, pack: Callable[[], Bytes]) -> int:
         """Have the ``words`` that ``pack`` returns, uint8 ``(words, weight_word_bytes)``, on chip; return their address.
@@ -138,7 +141,7 @@ class Emitter:
         if key not in self._data_at:
             self._data_at[key] = self._data_bytes
             self._data.append((self._data_bytes, size, pack))
-            self._data_bytes = _align(self._data_bytes + size, _DATA_ALIGNMENT)
+            self._data_bytes = align(self._data_bytes + size, _DATA_ALIGNMENT)
         return self._data_at[key]
 
     def load_table(self, target: Target, table: Bytes) -> None:
@@ -160,8 +163,11 @@ class Emitter:
             writes=[Access(space, 0, entries)],
         )
 
-    def load_map(self, source: MemoryMap, frame: Frame, area: Rectangle, period: int) -> None:
-        """Load ``area``, which lies inside the map and the frame. A word repeats its bytes after ``period`` banks."""
+    def load_map(self, source: MemoryMap, frame: Frame, area: Rectangle, period: int, share_log2: int) -> None:
+        """Load ``area``, which lies inside the map and the frame. A word repeats its bytes after ``period`` banks.
+
+        One cycle in ``2**share_log2`` of the scratchpad's write port is left to STOREs.
+        """
         element_bytes = 1 << source.element_log2
         start = source.address + area.first_plane * source.plane_bytes + area.top * source.row_bytes + area.left * element_bytes
         rows = Loop(area.bottom - area.top, frame.row_words, source.row_bytes)
@@ -179,6 +185,7 @@ class Emitter:
             loops=[rows, planes, pixels],
             reads=[Access(Space.MEMORY, start, last + pixels.count * element_bytes)],
             writes=[Access(Space.SCRATCHPAD, local, end)],
+            share_log2=share_log2,
             period_log2=PERIOD_THREE if period == 3 else (min(period, element_bytes) - 1).bit_length(),
         )
 
@@ -194,6 +201,7 @@ class Emitter:
                 loops=[Loop(lines, pitch, pitch), Loop(words, 1, 1)],
                 writes=[Access(Space.SCRATCHPAD, address, address + (lines - 1) * pitch + words)],
                 fill_value=value & 0xFF,
+                share_log2=_FILL_SHARE_LOG2,
             )
 
     def _load(
@@ -333,6 +341,7 @@ class Emitter:
         memory: tuple[int, int] | None,
     ) -> None:
         """Emit a STORE of ``rows`` by ``columns`` pixels to ``local`` and ``memory`` (address, and stride from row to row)."""
+        self.words_stored += rows * columns
         half = accumulators // self.config.accumulator_words
         reads = [
             Access(Space.ACCUMULATORS, half, half + 1),
@@ -373,8 +382,8 @@ class Emitter:
         Raises :class:`CompileError` naming the network when it needs more memory than an address can hold.
         """
         self._instructions.append((Opcode.END, {}, ""))
-        data_base = _align(len(self._instructions) * INSTRUCTION_BYTES, _DATA_ALIGNMENT)
-        map_base = _align(data_base + self._data_bytes, _MAP_ALIGNMENT)
+        data_base = align(len(self._instructions) * INSTRUCTION_BYTES, _DATA_ALIGNMENT)
+        map_base = align(data_base + self._data_bytes, MAP_ALIGNMENT)
         total = map_base + self.map_bytes
         if total > _MEMORY_LIMIT:
             raise CompileError(f"{name}: the program and its maps take {total} bytes, but addresses reach {_MEMORY_LIMIT} bytes")

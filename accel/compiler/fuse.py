@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from accel.compiler.concat import Computed, in_place, with_copies
 from accel.compiler.errors import CompileError
 from accel.compiler.stages import MAX_WINDOW, Region, Stage, Unit, plane_count
 from accel.compiler.weights import factor_shifts, fold_bias, pack_parameters, pack_table, weight_parts
 from accel.config import EngineConfig
-from accel.graph import Add, AveragePool, Conv2D, Lookup, MaxPool, Network, Operator, Shape, Window
+from accel.graph import Add, AveragePool, Concat, Conv2D, Lookup, MaxPool, Network, Operator, Shape, Window
 from accel.isa import WINDOW_TAPS, Operation
 from accel.numerics import INT8_MAX, INT8_MIN, Rounding
 
@@ -30,9 +31,9 @@ def fuse(network: Network, config: EngineConfig) -> list[Stage]:
     """Return the network's stages in order. Raises :class:`CompileError` for a layer that needs a feature the engine lacks."""
     stages: list[Stage] = []
     fused: set[str] = set()
-    network = _without_dead_ends(network)
+    network = with_copies(_without_dead_ends(network))
     for op in network.operators:
-        if op.name in fused:
+        if op.name in fused or isinstance(op, Concat):
             continue
         _check_features(op, config)
         stage = _stage(op, network, config)
@@ -49,7 +50,7 @@ def fuse(network: Network, config: EngineConfig) -> list[Stage]:
             names = f"{stage.name}+{follower.name}", f"{stage.op}+{type(follower).__name__}"
             stage = replace(stage, name=names[0], op=names[1], output=follower.output)
         table = None if finish.table is None else pack_table(finish.table)
-        stages.append(replace(stage, minimum=finish.minimum, maximum=finish.maximum, table=table))
+        stages.append(in_place(replace(stage, minimum=finish.minimum, maximum=finish.maximum, table=table), network, config))
     return stages
 
 
@@ -81,7 +82,7 @@ class _Finish:
         return replace(self, table=op.table if self.table is None else op.table[self.table.astype(np.int64) + 128])
 
 
-def _finish_of(op: Operator) -> _Finish:
+def _finish_of(op: Computed) -> _Finish:
     match op:
         case Conv2D():
             return _Finish(op.requantisation.minimum, op.requantisation.maximum, op.table)

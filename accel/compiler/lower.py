@@ -7,18 +7,20 @@ own, so this order is all the prefetching there is; which accumulator half, ring
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from accel.compiler.cost import reduces, smallest_pass, weight_limit
+from accel.compiler.cost import fits_weight_memory, reduces, smallest_pass, store_share, tile_work, weight_limit, weight_words
 from accel.compiler.emit import Emitter, Loop
 from accel.compiler.frames import Frame, MemoryMap, Rectangle
-from accel.compiler.plan import Plan
+from accel.compiler.plan import Choice, Plan
 from accel.compiler.residency import Placement
 from accel.compiler.rings import Ring
 from accel.compiler.stages import MAX_WINDOW, Bytes, Int8Array, Region, Stage, Unit, spans, storage_period
+from accel.compiler.timeline import Timeline
 from accel.compiler.weights import Box, pack_weights, packed_words, unit_weights, window_weights
 from accel.config import EngineConfig
 from accel.isa import Opcode, Operation, Source, Target, fields_of
@@ -28,31 +30,45 @@ __all__ = ["lower"]
 #: Output channels whose parameters one LOAD brings, at most: few enough that the first STORE of a stage does not wait long.
 _PARAMETER_CHANNELS = 64
 
-#: Array cycles that a first or last tile should at least take, so that its instructions are not what limits.
-_SMALL_TILE_CYCLES = 64
+#: Words to be stored before LOADs leave a share of the scratchpad's port for that.
+_FREE_WORDS = 64
 
 _EXECUTE_LIMITS = {field.name: field.maximum for field in fields_of(Opcode.EXECUTE)}
 
 
 def lower(
-    stages: list[Stage], plans: list[Plan], placement: Placement, maps: Mapping[str, MemoryMap], emitter: Emitter
+    stages: list[Stage],
+    plans: Sequence[Sequence[Plan]],
+    choices: Mapping[int, Choice],
+    placement: Placement,
+    maps: Mapping[str, MemoryMap],
+    emitter: Emitter,
 ) -> list[tuple[int, int, int, int]]:
-    """Emit all stages. Return for each ``(first instruction, instructions, bytes read, bytes written)``."""
-    state = _State()
+    """Emit all stages, each by the most promising of its plans or as chosen.
+
+    Return for each ``(first instruction, instructions, bytes read, bytes written)``.
+    """
+    state = _State(emitter.config)
+    lowerings = [
+        _StageLowering(index, stage, contenders, choices.get(index, Choice()), stages, placement, maps, emitter, state)
+        for index, (stage, contenders) in enumerate(zip(stages, plans, strict=True))
+    ]
     ranges = []
-    for index, (stage, plan) in enumerate(zip(stages, plans, strict=True)):
+    for index, lowering in enumerate(lowerings):
         before = (emitter.count, emitter.bytes_read, emitter.bytes_written)
-        _StageLowering(index, stage, plan, stages, placement, maps, emitter, state).run()
+        lowering.run(lowerings[index + 1] if index + 1 < len(lowerings) else None)
         ranges.append((before[0], emitter.count - before[0], emitter.bytes_read - before[1], emitter.bytes_written - before[2]))
     return ranges
 
 
 class _State:
-    """What one stage leaves to the next: the value in each resident map's border, and the accumulator half that comes next."""
+    """What one stage leaves to the next: the value in each resident map's border, the accumulator half that comes next, and when
+    the units will be through with what is emitted."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: EngineConfig) -> None:
         self.borders: dict[str, int] = {}
         self.half = 0
+        self.timeline = Timeline(config)
 
 
 @dataclass(frozen=True)
@@ -86,7 +102,8 @@ class _StageLowering:
         self,
         index: int,
         stage: Stage,
-        plan: Plan,
+        plans: Sequence[Plan],
+        choice: Choice,
         stages: list[Stage],
         placement: Placement,
         maps: Mapping[str, MemoryMap],
@@ -95,7 +112,9 @@ class _StageLowering:
     ) -> None:
         self.index = index
         self.stage = stage
-        self.plan = plan
+        self.plans = plans if choice.plan is None else [choice.plan]
+        self.plan = self.plans[0]
+        self.choice = choice
         self.maps = maps
         self.emitter = emitter
         self.state = state
@@ -108,6 +127,7 @@ class _StageLowering:
         self.parameter_chunks = _parameter_chunks(stage, self.config)
         self.packed: dict[int, Int8Array] = {}
         self.needed: dict[tuple[int, int, int, Box], bool] = {}
+        self.following: _StageLowering | None = None
         self.border_due: int | None = None
         if self.output_frame is not None:
             self.border_due = next(
@@ -119,13 +139,33 @@ class _StageLowering:
                 None,
             )
 
-    def run(self) -> None:
-        """Emit the stage."""
-        stage, plan = self.stage, self.plan
+    def run(self, following: _StageLowering | None) -> None:
+        """Emit the stage, and the LOADs of weights of the one that follows it."""
+        stage = self.stage
+        self.following = following
+        if len(self.plans) > 1:
+            self.plan = min(self.plans, key=self._trial)
+        # the first weights are few, and have to move into the array before it can begin
+        for request in itertools.islice(self._weight_requests(self.stage.units[0], next(self._chunks(self.stage.units))), 1):
+            request()
         for name, frame in zip(stage.inputs, self.frames, strict=True):
             if frame is not None and any(stage.borders) and self.state.borders.get(name) != stage.fill:
                 self.emitter.fill_border(frame, stage.fill)
                 self.state.borders[name] = stage.fill
+        for region, band, units, first, last in self._bands():
+            self._band(region, band, units, first=first, last=last)
+        self._look_ahead()
+
+    @property
+    def share(self) -> int:
+        """``share_log2`` of the stage's LOADs."""
+        if self.output_frame is None:
+            return 0
+        return store_share(self.stage, self.plan, self.config) if self.choice.share is None else self.choice.share
+
+    def _bands(self) -> Iterator[tuple[Region, _Tile, tuple[Unit, ...], bool, bool]]:
+        """Return the bands in order, and of each whether it is the first and whether it is the last."""
+        stage, plan = self.stage, self.plan
         bands = [
             (region, _Tile(*rows, *columns), stage.units[units[0] : units[1]])
             for region in stage.regions
@@ -134,7 +174,54 @@ class _StageLowering:
             for units in spans(0, len(stage.units), plan.band_units)
         ]
         for number, (region, band, units) in enumerate(bands):
-            self._band(region, band, units, first=number == 0, last=number == len(bands) - 1)
+            yield region, band, units, number == 0, number == len(bands) - 1
+
+    def _trial(self, plan: Plan) -> float:
+        """Return when the array would be through with the stage and, cut in the simplest way, the next one under a plan."""
+        before, self.plan = self.state.timeline, plan
+        outlook = 0.0
+        for _, band, _, first, last in self._bands():
+            heights = self._heights(band, first=first, last=last)
+            outlook = self._outlook(band, heights, last=last)
+            self.state.timeline = self._after(self.state.timeline, band, heights)
+        self.state.timeline = before
+        return outlook
+
+    def prefetch(self, words: int) -> None:
+        """Have parameters on chip, and weights in the order in which they will be needed, until so many words are used up."""
+        boxes = list(self._chunks(self.stage.units))
+        if len(boxes) > 1:
+            return
+        self._parameters(self.stage.regions[0], self.stage.units[0])
+        for unit in self.stage.units:
+            for request in self._weight_requests(unit, boxes[0]):
+                if words <= 0:
+                    return
+                if (found := request()) is not None:
+                    words -= found[1]
+
+    def fill_output_border(self) -> None:
+        """Fill the border of the output, once."""
+        if self.output_frame is not None and self.border_due is not None and self.stage.output not in self.state.borders:
+            self.emitter.fill_border(self.output_frame, self.border_due)
+            self.state.borders[self.stage.output] = self.border_due
+
+    def _weight_requests(self, unit: Unit, box: Box) -> Iterator[Callable[[], tuple[int, int] | None]]:
+        """Return what loads each piece of a unit's weights, and says its address and words."""
+        for part in range(len(self.stage.weights)):
+            if self.stage.operation is Operation.WINDOW:
+                yield functools.partial(self._window_weights, unit, part)
+                continue
+            for piece in self._pieces(((unit.first_plane, unit.last_plane), box[1], box[2]), unit):
+                yield functools.partial(self._weights, unit, part, piece)
+
+    def _look_ahead(self) -> None:
+        """Prepare the stage that follows: the border of its output, and weights as far as this one leaves room for them."""
+        if self.following is None:
+            return
+        self.following.fill_output_border()
+        if fits_weight_memory(self.stage, self.config):
+            self.following.prefetch(self.config.weight_words - weight_words(self.stage, self.config) - weight_limit(self.config))
 
     def _band(self, region: Region, band: _Tile, units: tuple[Unit, ...], *, first: bool, last: bool) -> None:
         groups = [units[a:b] for a, b in spans(0, len(units), self.plan.tile_units)]
@@ -152,20 +239,106 @@ class _StageLowering:
         for group, tile in order:
             self._tile(region, band, units, group, tile)
 
-    def _tiles(self, band: _Tile, *, first: bool, last: bool) -> Iterator[_Tile]:
-        """Cut a band into tiles; the first and last of a stage are small, so that it starts early and drains fast."""
+    def _tiles(self, band: _Tile, *, first: bool, last: bool) -> list[_Tile]:
+        """Cut a band into tiles."""
+        heights = self._heights(band, first=first, last=last)
+        self.state.timeline = self._after(self.state.timeline, band, heights)
+        row = band.top
+        tiles = []
+        for rows in heights:
+            tiles += [_Tile(row, row + rows, left, right) for left, right in spans(band.left, band.right, self.plan.tile_columns)]
+            row += rows
+        return tiles
+
+    def _heights(self, band: _Tile, *, first: bool, last: bool) -> tuple[int, ...]:
+        """Return the rows of each tile of a band.
+
+        The first tiles of a stage are small where their input is still being loaded or computed; the last ones are small where the
+        next stage waits for them. What is best, the timeline says.
+        """
         stage, most = self.stage, self.plan.tile_rows
         width = min(band.columns, self.plan.tile_columns) * stage.pool_words
-        unit = stage.units[-1]
-        passes = stage.passes(self.config, unit)
-        least = -(-max(smallest_pass(self.config), -(-_SMALL_TILE_CYCLES // passes)) // width)
-        # The output stage must be through with a tile when the array is through with the next.
-        growth = max(2, passes // stage.store_groups(self.config, unit))
+        least = min(most, -(-max(smallest_pass(self.config), 16) // width))
+        loads = any(frame is None for frame in self.frames)
+        fronts = [0, 2, 4] if loads else [0]
+        backs = [0, 2, 4, 1 << 16] if last else [0]
+        if self.choice.taper is not None:
+            front, back, scale = self.choice.taper
+            return tuple(_tapered(band.rows, most, min(most, scale * least), front if loads else 0, back if last else 0))
+        ends = loads or last
+        tallest = {-(-most // parts) for parts in ((1, 2, 4) if ends else (1,))}
+        candidates = {
+            tuple(_tapered(band.rows, most, min(most, scale * least), front, back))
+            for most, front, back, scale in itertools.product(tallest, fronts, backs, (1, 2, 4) if ends else (1,))
+        }
+        if first and not loads:
+            ready = max((self._ready_rows(bottom) for bottom in self._finished_rows()), default=0) - band.top
+            candidates |= {(ready, heights[0] - ready, *heights[1:]) for heights in candidates if 0 < ready < heights[0]}
+        if len(candidates) == 1:
+            return candidates.pop()
+        return min(sorted(candidates), key=lambda heights: self._outlook(band, heights, last=last))
+
+    def _finished_rows(self) -> list[int]:
+        """Return the rows ``[0, bottom)`` of the input that are finished before its last tile is."""
+        rows = self.state.timeline.rows
+        return [bottom for name in self.stage.inputs if name in rows for bottom, _ in rows[name][:-1]]
+
+    def _ready_rows(self, finished: int) -> int:
+        """Return the rows of output that need no more than the first ``finished`` rows of input."""
+        rows = self.stage.shape[0]
+        while rows > 0 and self.stage.reach(0, 0, rows)[1] > finished:
+            rows -= 1
+        return rows
+
+    def _outlook(self, band: _Tile, heights: Sequence[int], *, last: bool) -> float:
+        """Return when the array is through with this band and, if it is the last, with the next stage, cut in the simplest way."""
+        timeline = self._after(self.state.timeline, band, heights)
+        following = self.following
+        if not last or following is None or self.stage.output not in following.stage.inputs:
+            return timeline.halves[1] if last and following is None else timeline.execute
+        rows = following.stage.shape[0]
+        ready = following._ready_rows(band.bottom - heights[-1])
+        most = following.plan.tile_rows
+        cuts = [0, *(b for _, b in spans(0, ready, most))] if ready else [0]
+        cuts += [b for _, b in spans(ready, rows, most)] if ready < rows else []
+        whole = _Tile(0, rows, 0, following.stage.shape[1])
+        return following._after(timeline, whole, [b - a for a, b in itertools.pairwise(cuts)]).execute
+
+    def _after(self, timeline: Timeline, band: _Tile, heights: Sequence[int]) -> Timeline:
+        """Return a timeline after tiles of so many rows."""
+        stage, config = self.stage, self.config
+        jobs = len(stage.units) * -(-band.columns // self.plan.tile_columns)
+        per_row = self._load_cycles_per_row(band)
+        low, end = stage.reach(0, band.top, band.bottom)
+        begin = timeline.load
+        if per_row:
+            begin = max(begin, *(timeline.finished(name, min(end, stage.input_shape[0])) for name in stage.inputs))
+        tiles = []
         row = band.top
-        for rows in _tapered(band.rows, most, min(least, most), 2 if first else 0, growth if last else 0):
-            for left, right in spans(band.left, band.right, self.plan.tile_columns):
-                yield _Tile(row, row + rows, left, right)
+        for rows in heights:
+            high = min(stage.reach(0, row, row + rows)[1], stage.input_shape[0])
+            available = begin + (high - low) * per_row
+            if not per_row:
+                available = max(timeline.finished(name, high - self._in_steps()) for name in stage.inputs)
             row += rows
+            work = tile_work(stage, config, rows, band.columns, jobs, to_scratchpad=self.output_frame is not None)
+            # a map is finished line by line, so not with the left part of its lines
+            tiles.append((row if band.right == stage.shape[1] else 0, work, available))
+        loaded = begin + (end - low) * per_row
+        share = 1 << self.share
+        after = timeline.after(stage.output, tiles, lambda time: share if time < loaded else 1.0)
+        return replace(after, load=max(timeline.load, loaded))
+
+    def _load_cycles_per_row(self, band: _Tile) -> float:
+        """Return the cycles that the input of one row of the map takes to be loaded; 0 if it is on chip."""
+        stage, loads = self.stage, sum(frame is None for frame in self.frames)
+        if not loads:
+            return 0.0
+        left, right = stage.reach(1, band.left, band.right)
+        planes = stage.units[-1].last_plane - stage.units[0].first_plane
+        element = max(1 << self.maps[name].element_log2 for name in stage.inputs if name in self.maps)
+        words = loads * (right - left) * planes * max(1.0, element / self.config.bus_bytes)
+        return words / (1 - 2.0**-self.share) if self.share else words
 
     def _tile(self, region: Region, band: _Tile, units: tuple[Unit, ...], group: tuple[Unit, ...], tile: _Tile) -> None:
         """Emit one filling of an accumulator half."""
@@ -236,7 +409,9 @@ class _StageLowering:
         bottom = min(inner.bottom, high)
         if view.next_row < bottom and inner.left < inner.right:
             area = replace(inner, top=view.next_row, bottom=bottom)
-            self.emitter.load_map(self.maps[name], view.frame, area, self.stage.period(self.config))
+            # the first tiles are waited for, while there is next to nothing to be stored
+            share = self.share if self.emitter.words_stored >= _FREE_WORDS else 0
+            self.emitter.load_map(self.maps[name], view.frame, area, self.stage.period(self.config), share)
         view.next_row = max(view.next_row, bottom)
 
     # Sums
@@ -245,7 +420,7 @@ class _StageLowering:
         """Emit the EXECUTEs of one unit over the taps in a box."""
         if self.stage.operation is Operation.ARRAY:
             for part in range(len(self.stage.weights)):
-                for piece in self._pieces(box):
+                for piece in self._pieces(box, unit):
                     if (weights := self._weights(unit, part, piece)) is None:
                         continue
                     self._execute(
@@ -255,7 +430,7 @@ class _StageLowering:
             return
         if self.stage.operation is Operation.WINDOW:
             for part in range(len(self.stage.weights)):
-                first = self._window_weights(unit, part)
+                first, _ = self._window_weights(unit, part)
                 for number, (ky, kx) in enumerate(self.stage.windows(self.config)):
                     at = first + number * self.config.rows
                     self._window(ky, kx, unit, tile, sources[0], accumulators, accumulate=not fresh, weights=at)
@@ -264,7 +439,7 @@ class _StageLowering:
         operations = (Operation.LOW, Operation.HIGH) if self.stage.is_pair else (self.stage.operation,)
         for operation, source in zip(operations, sources, strict=True):
             reduce = reduces(self.stage, self.config, tile.rows, tile.columns)
-            for piece in self._windows(box) if reduce else self._pieces(box):
+            for piece in self._windows(box) if reduce else self._pieces(box, unit):
                 self._execute(operation, piece, unit, tile, source, accumulators, accumulate=not fresh, reduce=reduce)
                 fresh = False
 
@@ -273,8 +448,29 @@ class _StageLowering:
         planes, ky, kx = box
         return itertools.product([planes], list(spans(*ky, MAX_WINDOW)), list(spans(*kx, MAX_WINDOW)))
 
-    def _pieces(self, box: Box) -> Iterator[Box]:
-        """Cut a box of taps so that each piece's weights take their share of the weight memory and each count fits its field."""
+    def _pieces(self, box: Box, unit: Unit) -> Iterator[Box]:
+        """Cut a box of taps so that each piece's weights take their share of the weight memory and each count fits its field.
+
+        The first unit of a single pixel is computed in two steps, so that it can begin before the last of its input is there.
+        """
+        planes, ky, kx = box
+        if unit is not self.stage.units[0] or not self._in_steps():
+            yield from self._cut(box)
+        elif ky[1] - ky[0] > 1:
+            yield from self._cut((planes, (ky[0], ky[1] - 1), kx))
+            yield from self._cut((planes, (ky[1] - 1, ky[1]), kx))
+        elif planes[1] - planes[0] > 1:
+            yield from self._cut(((planes[0], planes[1] - 1), ky, kx))
+            yield from self._cut(((planes[1] - 1, planes[1]), ky, kx))
+        else:
+            yield from self._cut(box)
+
+    def _in_steps(self) -> bool:
+        """Whether the first unit is computed before the last of its input is there."""
+        on_chip = all(frame is not None for frame in self.frames)
+        return self.stage.shape[:2] == (1, 1) and on_chip and self.stage.operation is Operation.ARRAY
+
+    def _cut(self, box: Box) -> Iterator[Box]:
         taps = weight_limit(self.config) // self.config.rows * (self.config.rows // self.tap_rows)
         if self.stage.operation is not Operation.ARRAY:
             taps = 1 << 16
@@ -342,11 +538,11 @@ class _StageLowering:
             reduce=reduce,
         )
 
-    def _window_weights(self, unit: Unit, part: int) -> int:
-        """Have the tiles of a unit's windows on chip; return the address of the first."""
+    def _window_weights(self, unit: Unit, part: int) -> tuple[int, int]:
+        """Have the tiles of a unit's windows on chip; return address and words."""
         key = (self.index, unit.first_channel, part)
         words = len(self.stage.windows(self.config)) * self.config.rows
-        return self.emitter.load_weights(key, words, lambda: window_weights(self.stage, unit, part, self.config))
+        return self.emitter.load_weights(key, words, lambda: window_weights(self.stage, unit, part, self.config)), words
 
     def _window(
         self,
@@ -365,12 +561,16 @@ class _StageLowering:
         taps = stage.window_taps
         y, bottom = stage.reach(0, tile.top, tile.bottom, ky)
         x, _ = stage.reach(1, tile.left, tile.right, (kx[1] - taps, kx[1]))
+        down, across = stage.window.stride
+        lines = Loop(bottom - y, source.row_words)
+        if ky[1] - ky[0] == 1:
+            lines, down = Loop(tile.rows, down * source.row_words), 1
         self.emitter.window(
             activations=source.address(unit.first_plane, y, x),
-            lines=Loop(bottom - y, source.row_words),
+            lines=lines,
             pixels=Loop(stage.line_pixels(tile.columns), 1),
             kernel=(ky[1] - ky[0], taps),
-            stride=stage.window.stride,
+            stride=(down, across),
             accumulators=accumulators,
             accumulate=accumulate,
             weights=(weights, self.config.rows),
@@ -395,13 +595,9 @@ class _StageLowering:
         if stage.pair_table is not None:
             self.emitter.load_table(Target.PAIR_TABLE, stage.pair_table)
         if self.output_frame is not None:
-            finish["period_log2"] = (storage_period(config, stage.shape[2]) - 1).bit_length()
-            if self.border_due is not None:
-                # Not before the stage's first loads: the fill may have to wait until an older map in its place has been read.
-                self.emitter.fill_border(self.output_frame, self.border_due)
-                self.state.borders[stage.output] = self.border_due
-                self.border_due = None
-        for piece in unit.pieces(config):
+            finish["period_log2"] = (storage_period(config, stage.map_shape[2]) - 1).bit_length()
+            self.fill_output_border()
+        for piece in unit.pieces(config, 0 if stage.part is None else stage.part[0]):
             local = memory = None
             if self.output_frame is not None:
                 local = self.output_frame.address(piece.plane, tile.top, tile.left), self.output_frame.row_words

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from accel.compiler.emit import Emitter
+from collections.abc import Mapping
+
+from accel.compiler.emit import MAP_ALIGNMENT, Emitter, align
 from accel.compiler.frames import MemoryMap
 from accel.compiler.fuse import fuse, windowed
 from accel.compiler.lower import lower
+from accel.compiler.plan import Choice
 from accel.compiler.residency import Placement, place
+from accel.compiler.search import improve
 from accel.compiler.stages import Stage, plane_count
-from accel.compiler.tiling import choose_plan
+from accel.compiler.tiling import choose_plans
 from accel.config import EngineConfig, power_of_two_at_least
 from accel.graph import Network, Tensor
 from accel.isa import Opcode, fields_of
@@ -19,17 +23,17 @@ __all__ = ["compile_network"]
 _ROW_LIMIT = next(field.maximum for field in fields_of(Opcode.STORE) if field.name == "memory_stride_y")
 
 
-def compile_network(network: Network, config: EngineConfig) -> Program:
+def compile_network(network: Network, config: EngineConfig, *, budget: int = 0) -> Program:
     """Compile a network for an engine.
 
-    Raises :class:`~accel.compiler.CompileError`, naming the layer, for what the engine cannot run.
+    ``budget``: instructions that may be replayed by the cycle model to choose between programs; 0 takes the first. Raises
+    :class:`~accel.compiler.CompileError`, naming the layer, for what the engine cannot run.
     """
     stages = fuse(network, config)
     placement = place(network, stages, config)
-    emitter = Emitter(config)
-    maps = _allocate_maps(network, stages, placement, emitter)
+    maps, map_bytes = _allocate_maps(network, stages, placement, config)
     chosen = [
-        choose_plan(
+        choose_plans(
             [found for found in (stage, windowed(stage, config)) if found is not None],
             config,
             loaded=sum(placement.resident(name, index) is None for name in stage.inputs),
@@ -39,8 +43,15 @@ def compile_network(network: Network, config: EngineConfig) -> Program:
         for index, stage in enumerate(stages)
     ]
     stages = [stage for stage, _ in chosen]
-    ranges = lower(stages, [plan for _, plan in chosen], placement, maps, emitter)
-    return _program(network, stages, maps, ranges, emitter)
+    contenders = [plans for _, plans in chosen]
+
+    def build(choices: Mapping[int, Choice]) -> Program:
+        emitter = Emitter(config, map_bytes=map_bytes)
+        ranges = lower(stages, contenders, choices, placement, maps, emitter)
+        return _program(network, stages, maps, ranges, emitter)
+
+    loads = [any(placement.resident(name, index) is None for name in stage.inputs) for index, stage in enumerate(stages)]
+    return improve(build, contenders, loads, budget)
 
 
 def _input_layout(tensor: Tensor, config: EngineConfig) -> tuple[int, int]:
@@ -49,26 +60,28 @@ def _input_layout(tensor: Tensor, config: EngineConfig) -> tuple[int, int]:
     return channels, power_of_two_at_least(channels)
 
 
-def _allocate_maps(network: Network, stages: list[Stage], placement: Placement, emitter: Emitter) -> dict[str, MemoryMap]:
-    """Give a place in memory to the input, the output, and every map that does not stay on chip."""
-    config = emitter.config
+def _allocate_maps(
+    network: Network, stages: list[Stage], placement: Placement, config: EngineConfig
+) -> tuple[dict[str, MemoryMap], int]:
+    """Give a place in memory to the input, the output, and every map that does not stay on chip; return them and their bytes."""
+    total = 0
     maps: dict[str, MemoryMap] = {}
-    shapes = {network.input.name: network.input.shape} | {stage.output: stage.shape for stage in stages}
+    shapes = {network.input.name: network.input.shape} | {stage.output: stage.map_shape for stage in stages}
     for name, shape in shapes.items():
         planes = plane_count(config, shape[2])
         if name == network.input.name:
             found = MemoryMap.planar(0, shape, planes, _input_layout(network.input, config)[1])
         elif name == network.output:
-            found = MemoryMap.planar(emitter.map_bytes, shape, planes, config.word_bytes)
+            found = MemoryMap.planar(total, shape, planes, config.word_bytes)
         elif name in placement.in_memory:
-            found = MemoryMap.by_rows(emitter.map_bytes, shape, config)
+            found = MemoryMap.by_rows(total, shape, config)
             if found.row_bytes > _ROW_LIMIT:
-                found = MemoryMap.planar(emitter.map_bytes, shape, planes, config.word_bytes)
+                found = MemoryMap.planar(total, shape, planes, config.word_bytes)
         else:
             continue
-        emitter.reserve_map(found.size)
+        total = align(total + found.size, MAP_ALIGNMENT)
         maps[name] = found
-    return maps
+    return maps, total
 
 
 def _program(

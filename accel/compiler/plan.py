@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Plan"]
+__all__ = ["Choice", "Plan"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,3 +27,16 @@ class Plan:
     chunk_ky: int
     chunk_kx: int
     units_outer: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What is settled about a stage; what is None is left to the timeline.
+
+    ``taper``: growth of tiles from the front and from the back, and how many of the smallest make the outermost one. ``share``:
+    ``share_log2`` of its LOADs.
+    """
+
+    plan: Plan | None = None
+    taper: tuple[int, int, int] | None = None
+    share: int | None = None

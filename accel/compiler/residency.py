@@ -33,11 +33,21 @@ class Placement:
 
 
 def place(network: Network, stages: list[Stage], config: EngineConfig) -> Placement:
-    """Keep as many maps on chip as fit; when space runs out, give up the one whose next use is farthest away."""
+    """Keep as many maps on chip as fit; when space runs out, give up the one whose next use is farthest away.
+
+    Small maps follow each other round the scratchpad, so that the place of a new one was left as long ago as can be and nothing
+    waits for it. Large ones take both ends in turn, which keeps the middle in one piece along a chain of layers; and all do where
+    more of them fit that way.
+    """
+    around, ends = (_place(network, stages, config, around=around) for around in (True, False))
+    return around if len(around.in_memory) <= len(ends.in_memory) else ends
+
+
+def _place(network: Network, stages: list[Stage], config: EngineConfig, *, around: bool) -> Placement:
     readers = {stage.output: [index for index, reader in enumerate(stages) if stage.output in reader.inputs] for stage in stages}
     last_use = {tensor: uses[-1] for tensor, uses in readers.items() if uses}
     while True:
-        attempt = _attempt(network, stages, config, readers, last_use)
+        attempt = _attempt(network, stages, config, readers, last_use, around=around)
         if isinstance(attempt, Placement):
             return attempt
         tensor, next_use = attempt
@@ -49,22 +59,33 @@ def place(network: Network, stages: list[Stage], config: EngineConfig) -> Placem
 
 
 def _attempt(
-    network: Network, stages: list[Stage], config: EngineConfig, readers: Mapping[str, list[int]], last_use: Mapping[str, int]
+    network: Network,
+    stages: list[Stage],
+    config: EngineConfig,
+    readers: Mapping[str, list[int]],
+    last_use: Mapping[str, int],
+    *,
+    around: bool,
 ) -> Placement | tuple[str, int]:
     """Place all maps, or name a map to give up and the use from which on it shall come from memory."""
     frames: dict[str, Frame] = {}
     gaps = []
+    following = 0
     for index, stage in enumerate(stages):
         live = {name: frame for name, frame in frames.items() if last_use[name] >= index}
-        if stage.output in last_use:
+        if stage.output in last_use and stage.output not in frames:
             frame = _frame(stage, [stages[use] for use in readers[stage.output] if use <= last_use[stage.output]], config)
             if frame.words > config.scratchpad_words:
                 return stage.output, readers[stage.output][0]
             fitting = [gap for gap in _gaps(live, config) if gap[1] - gap[0] >= frame.words]
             if not fitting:
                 return _victim({**live, stage.output: frame}, index, stage, readers)
-            # Taking both ends in turn keeps the middle in one piece along a chain of layers.
-            frame = frame.at(fitting[0][0] if index % 2 == 0 else fitting[-1][1] - frame.words)
+            if around and 2 * sum(frame.words for frame in [*live.values(), frame]) <= config.scratchpad_words:
+                places = [max(low, following) for low, high in fitting if high - max(low, following) >= frame.words]
+                frame = frame.at(min(places, default=fitting[0][0]))
+                following = frame.base + frame.words
+            else:
+                frame = frame.at(fitting[0][0] if index % 2 == 0 else fitting[-1][1] - frame.words)
             frames[stage.output] = live[stage.output] = frame
         gap = max(_gaps(live, config), key=lambda gap: gap[1] - gap[0], default=(0, 0))
         loaded = sum(last_use.get(name, -1) < index for name in stage.inputs)
@@ -79,7 +100,7 @@ def _attempt(
 
 def _frame(stage: Stage, readers: list[Stage], config: EngineConfig) -> Frame:
     """Return the frame of a stage's output, with the border that all its readers need."""
-    height, width, channels = stage.shape
+    height, width, channels = stage.map_shape
     top, left, bottom, right = (max(reader.borders[side] for reader in readers) for side in range(4))
     area = Rectangle(
         top=-top, bottom=height + bottom, left=-left, right=width + right, first_plane=0, last_plane=plane_count(config, channels)

@@ -79,12 +79,13 @@ class Unit:
     last_plane: int
     row_offset: int = 0
 
-    def pieces(self, config: EngineConfig) -> tuple[Piece, ...]:
-        """Cut the unit's channels at the ends of output words: between groups, as ``lanes`` divides rows and columns."""
+    def pieces(self, config: EngineConfig, offset: int = 0) -> tuple[Piece, ...]:
+        """Cut the unit's channels, ``offset`` channels further on in the output, at the ends of output words: between groups, as
+        ``lanes`` divides rows, columns and offset."""
         pieces = []
         column = 0
         while column < self.channels:
-            plane, byte = divmod(self.first_channel + column, config.rows)
+            plane, byte = divmod(offset + self.first_channel + column, config.rows)
             count = min(config.rows - byte, self.channels - column)
             pieces.append(
                 Piece(first_group=column // config.lanes, groups=-(-count // config.lanes), plane=plane, byte_offset=byte)
@@ -112,6 +113,7 @@ class Stage:
     ``image``: it reads the network's input.
     ``weights``: int8 parts ``(out channels, height, width, in channels / groups)`` whose sum is the weights less their zero
     points; empty for operations that bypass the array. ``fill`` is what the input reads as outside the map.
+    ``part``: where other stages store into the same map, the channel at which this one's begin there, and the map's channels.
     """
 
     name: str
@@ -135,11 +137,17 @@ class Stage:
     image: bool = False
     table: Bytes | None = None
     pair_table: Bytes | None = None
+    part: tuple[int, int] | None = None
 
     @property
     def is_pair(self) -> bool:
         """Whether two maps are added."""
         return self.pair_table is not None
+
+    @property
+    def map_shape(self) -> Shape:
+        """Shape of the whole map that the stage stores into."""
+        return self.shape if self.part is None else (*self.shape[:2], self.part[1])
 
     @property
     def macs(self) -> int:
@@ -207,12 +215,12 @@ class Stage:
             return len(self.weights) * len(self.windows(config))
         return taps * len(self.inputs)
 
-    def pass_pixels(self, config: EngineConfig, rows: int, columns: int) -> int:
-        """Return the pixels that a pass streams for so many rows and columns of output."""
-        if self.operation is Operation.WINDOW:
-            lines = min(self.window.kernel[0], config.window_lines)
-            return ((rows - 1) * self.window.stride[0] + lines) * self.line_pixels(columns)
-        return rows * columns * self.pool_words
+    def window_pixels(self, config: EngineConfig, rows: int, columns: int) -> list[int]:
+        """Return the pixels that each pass of a unit's WINDOWs streams for so many rows and columns of output."""
+        down = self.window.stride[0]
+        # a single kernel row skips the lines between
+        lines = [(rows - 1) * down + last - first if last - first > 1 else rows for (first, last), _ in self.windows(config)]
+        return [count * self.line_pixels(columns) for count in lines] * len(self.weights)
 
     def store_groups(self, config: EngineConfig, unit: Unit) -> int:
         """Return the groups of lanes that the output stage takes for each accumulator word of a unit."""

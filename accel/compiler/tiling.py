@@ -12,33 +12,44 @@ from accel.compiler.stages import Stage, spans
 from accel.config import EngineConfig
 from accel.isa import WINDOW_TAPS, Operation
 
-__all__ = ["choose_plan", "tile_sizes"]
+__all__ = ["choose_plans", "tile_sizes"]
+
+#: Plans that are looked at more closely, if they are estimated to take at most so many times the best one's cycles.
+_CONTENDERS = 6
+_NEARLY = 1.1
 
 MAX_COUNT = 1023
 """Pixels that one loop of an EXECUTE counts."""
 
 
-def choose_plan(stages: Sequence[Stage], config: EngineConfig, *, loaded: int, element_bytes: int, gap: int) -> tuple[Stage, Plan]:
-    """Return which of several ways to run a stage, and which plan, takes the fewest estimated cycles.
+def choose_plans(
+    stages: Sequence[Stage], config: EngineConfig, *, loaded: int, element_bytes: int, gap: int
+) -> tuple[Stage, list[Plan]]:
+    """Return which of several ways to run a stage takes the fewest estimated cycles, and the plans that are nearly as good as the
+    best, best first.
 
     ``loaded``: inputs that come from memory, through ``gap`` words, in elements of ``element_bytes``. Raises
     :class:`CompileError` when not even the smallest tile fits.
     """
-    best: tuple[float, Stage, Plan] | None = None
+    found: list[tuple[float, int, Stage, Plan]] = []
     for stage in stages:
         for plan in _resident_plans(stage, config) if not loaded else _loaded_plans(stage, config, loaded, gap):
             if stage.operation is Operation.WINDOW and stage.line_pixels(_narrowest(stage, plan)) <= WINDOW_TAPS:
                 continue
             planes = _band_planes(stage, plan.band_units)
             cycles = stage_cycles(stage, config, plan, loaded=loaded, planes=planes, element_bytes=element_bytes, gap=gap)
-            if best is None or cycles < best[0]:
-                best = cycles, stage, plan
-    if best is None:
+            found.append((cycles, len(found), stage, plan))
+    if not found:
         raise CompileError(
             f"{stages[0].name}: the input of one output pixel does not fit the {gap} scratchpad words that are free; "
             f"{config.name} would need more than its {config.scratchpad_words} scratchpad_words"
         )
-    return best[1:]
+    found.sort(key=lambda item: item[:2])
+    cycles, _, chosen, _ = found[0]
+    plans = dict.fromkeys(plan for other, _, stage, plan in found if stage is chosen and other <= _NEARLY * cycles)
+    # those with whole lines too, which are loaded in the simplest way
+    whole = [plan for plan in plans if plan.band_columns == chosen.shape[1]]
+    return chosen, list(dict.fromkeys([*list(plans)[:_CONTENDERS], *whole[:2]]))
 
 
 def _narrowest(stage: Stage, plan: Plan) -> int:

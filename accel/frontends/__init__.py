@@ -16,22 +16,30 @@ class FrontendError(SystolithError):
     """A name that is neither a built-in network nor a model file."""
 
 
-def load_network(name_or_path: str, *, calibration: str | Path | None = None, weights: bool = True) -> Network:
-    """Return the built-in network called ``name_or_path``, or the one in that .onnx file.
+def load_network(name_or_path: str, *, calibration: str | Path | None = None, assume: bool = False) -> Network:
+    """Return the built-in network called ``name_or_path``, or the one in that .onnx or .tflite file.
 
-    ``calibration`` is a file of typical inputs (.npy, .npz or an image), needed to quantise a float model. Without ``weights``, the
-    networks whose weights are random come with zeros that take no memory: they compile to the same instructions.
+    ``calibration`` is a file of typical inputs (.npy, .npz or an image), needed to quantise a float model. With ``assume`` only the
+    layers count, as for cycles: calibration is not needed and weights may be missing, their numbers made up, as a note says; random
+    weights of built-in networks are zeros that take no memory. The instructions that come of it are the same.
     Raises a :class:`SystolithError` in one sentence for an unknown name, a bad file or a model that is not supported.
     """
     if name_or_path in NETWORKS:
         if calibration is not None:
             raise FrontendError(f"{name_or_path}: is quantised already; leave the calibration data out")
-        return NETWORKS[name_or_path].load(weights)
+        return NETWORKS[name_or_path].load(not assume)
     path = Path(name_or_path)
-    if path.suffix.lower() != ".onnx":
-        raise FrontendError(f"no network is called {name_or_path!r}; use one of {', '.join(NETWORKS)}, or a .onnx file")
-    from accel.frontends.onnx import load_onnx  # takes a while, and the built-in networks do not need it
-
+    suffix = path.suffix.lower()
     # A file may share its stem with a built-in network, whose sample images are found by name.
     name = path.name if path.stem in NETWORKS else path.stem
-    return load_onnx(path, name=name, calibration=None if calibration is None else read_array(calibration))
+    if suffix == ".tflite":
+        from accel.frontends.tflite import load_tflite  # as below
+
+        if calibration is not None:
+            raise FrontendError(f"{path}: a .tflite file is quantised by its converter; leave the calibration data out")
+        return load_tflite(path, name=name, assume=assume)
+    if suffix != ".onnx":
+        raise FrontendError(f"no network is called {name_or_path!r}; use one of {', '.join(NETWORKS)}, or a .onnx or .tflite file")
+    from accel.frontends.onnx import load_onnx  # takes a while, and the built-in networks do not need it
+
+    return load_onnx(path, name=name, calibration=None if calibration is None else read_array(calibration), assume=assume)

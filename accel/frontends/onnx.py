@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from accel.frontends.assumed import NOTE
+from accel.frontends.onnx_assumed import AssumingImporter
 from accel.frontends.onnx_graph import Importer, Node, one_line
 from accel.frontends.onnx_operators import HANDLERS
 from accel.frontends.onnx_values import Constant, LayoutError, OnnxError
@@ -40,36 +43,43 @@ _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantize", "QLinear"
 FIRST_OPSET = 10
 
 
-def load_onnx(path: str | Path, *, calibration: npt.ArrayLike | None = None, name: str | None = None) -> Network:
+def load_onnx(
+    path: str | Path, *, calibration: npt.ArrayLike | None = None, name: str | None = None, assume: bool = False
+) -> Network:
     """Return the network in an ONNX file.
 
     A float model is quantised with ``calibration``: typical inputs as pixels (uint8) or real values (float), of shape
-    ``(N, height, width, channels)`` or any other that :mod:`accel.images` takes. ``name`` is the network's name (the file's,
-    without its ending, if not given). Raises :class:`OnnxError` or another :class:`~accel.errors.SystolithError`, in one sentence,
-    for what cannot be read or run.
+    ``(N, height, width, channels)`` or any other that :mod:`accel.images` takes. Without it, ``assume`` gives a network of the same
+    layers with random weights and made-up scales, as a note says; the model's own weights may then be missing. ``name`` is the
+    network's name (the file's, without its ending, if not given).
+
+    Raises :class:`OnnxError` or another :class:`~accel.errors.SystolithError`, in one sentence, for what cannot be read or run.
     """
     path = Path(path)
     name = path.stem if name is None else name
-    model = _read(path)
+    model = _read(path, assume=assume and calibration is None)
     is_quantised = any(node.op_type.startswith(_QUANTISED) for node in model.graph.node)
     notes: tuple[str, ...] = ()
-    if not is_quantised:
+    assumed = assume and calibration is None and not is_quantised
+    if assumed:
+        notes = (NOTE,)
+    elif not is_quantised:
         model = _calibrated(model, calibration, path)
         notes = ("quantised from a float model by ONNX Runtime with the calibration data",)
     elif calibration is not None:
         notes = ("the model is quantised already, so the calibration data is not used",)
     try:
-        return _imported(model, path, name, notes, channels_last=False)
+        return _imported(model, path, name, notes, assumed=assumed, channels_last=False)
     except LayoutError as error:
         # Models that come from TensorFlow have an input with the channels last and transpose it.
         try:
-            return _imported(model, path, name, notes, channels_last=True)
+            return _imported(model, path, name, notes, assumed=assumed, channels_last=True)
         except LayoutError:
             raise error from None
 
 
-def _read(path: Path) -> onnx.ModelProto:
-    """Return the model in a file, checked."""
+def _read(path: Path, *, assume: bool) -> onnx.ModelProto:
+    """Return the model in a file, checked. With ``assume``, weights in other files need not be there."""
     if not path.is_file():
         raise OnnxError(f"{path}: there is no such file")
     damaged = f"{path}: is not an ONNX model, or is cut off"
@@ -82,7 +92,9 @@ def _read(path: Path) -> onnx.ModelProto:
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # missing, cut off and forbidden files all differ
-        raise OnnxError(f"{path}: its weights are in other files, which cannot be read: {one_line(error)}") from None
+        if not assume or not _is_float_outside(model):
+            raise OnnxError(f"{path}: its weights are in other files, which cannot be read: {one_line(error)}") from None
+        _hollow_out(model)
     if not model.graph.node:
         raise OnnxError(f"{damaged}: it holds no layers; export or copy it again")
     # outputs need not have their shapes written down; what cannot be inferred is the checker's to say
@@ -106,6 +118,22 @@ def _read(path: Path) -> onnx.ModelProto:
             raise OnnxError(f"{damaged}: the constant {name!r} cannot be read: {one_line(error)}") from None
         _check_finite(path, name, array)
     return model
+
+
+def _is_float_outside(model: onnx.ModelProto) -> bool:
+    """Whether all that lies in other files is floating-point numbers: weights, and no shapes."""
+    types = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    return all(tensor.data_type in types for tensor in model.graph.initializer if tensor.data_location == tensor.EXTERNAL)
+
+
+def _hollow_out(model: onnx.ModelProto) -> None:
+    """Put a ConstantOfShape in the place of each weight that lies in another file."""
+    outside = [tensor for tensor in model.graph.initializer if tensor.data_location == tensor.EXTERNAL]
+    for tensor in outside:
+        shape = numpy_helper.from_array(np.array(tensor.dims, np.int64), f"{tensor.name}_shape")
+        model.graph.node.insert(0, onnx.helper.make_node("ConstantOfShape", [shape.name], [tensor.name]))
+        model.graph.initializer.append(shape)
+        model.graph.initializer.remove(tensor)
 
 
 def _check_finite(path: Path, name: str, array: npt.NDArray[Any]) -> None:
@@ -171,9 +199,7 @@ def _calibrated(model: onnx.ModelProto, calibration: npt.ArrayLike | None, path:
 
 
 #: Operators of float models that quantisation folds away.
-_BEFORE_QUANTISATION = frozenset(
-    {"BatchNormalization", "Constant", "ConstantOfShape", "Gather", "Concat", "Slice", "Range", "Expand"}
-)
+_BEFORE_QUANTISATION = frozenset({"BatchNormalization", "Constant", "ConstantOfShape", "Gather", "Slice", "Range", "Expand"})
 
 
 def _preprocessing(model: onnx.ModelProto, shape: Shape, path: Path) -> Mapping[str, Any]:
@@ -187,15 +213,22 @@ def _preprocessing(model: onnx.ModelProto, shape: Shape, path: Path) -> Mapping[
     return {}
 
 
-def _imported(model: onnx.ModelProto, path: Path, name: str, notes: tuple[str, ...], *, channels_last: bool) -> Network:
-    """Return the network of a quantised model."""
+def _imported(
+    model: onnx.ModelProto, path: Path, name: str, notes: tuple[str, ...], *, assumed: bool, channels_last: bool
+) -> Network:
+    """Return the network of a model that is quantised, or need not be."""
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if opset < FIRST_OPSET:
+    if opset < FIRST_OPSET and not assumed:
         raise OnnxError(
             f"{path}: operator set {opset} has no quantisation; export the model with operator set {FIRST_OPSET} or later"
         )
     input_name, dims, element_type = _input(model, path)
-    importer = Importer(name=str(path), opset=opset, handlers=HANDLERS, channels_last=channels_last)
+    importer: Importer
+    if assumed:
+        readers = Counter(name for node in model.graph.node for name in node.input)
+        importer = AssumingImporter(name=str(path), opset=opset, readers=readers, channels_last=channels_last)
+    else:
+        importer = Importer(name=str(path), opset=opset, handlers=HANDLERS, channels_last=channels_last)
     for tensor in model.graph.initializer:
         importer.values[tensor.name] = Constant(numpy_helper.to_array(tensor))
     importer.add_input(input_name, dims, element_type=element_type)

@@ -9,7 +9,6 @@ The operators themselves are read in :mod:`accel.frontends.onnx_operators`.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +20,7 @@ from onnx.reference import ReferenceEvaluator
 
 from accel.errors import SystolithError
 from accel.frontends.activations import Function, dequantise, quantise
+from accel.frontends.names import Names
 from accel.frontends.onnx_values import (
     Array,
     Average,
@@ -30,6 +30,7 @@ from accel.frontends.onnx_values import (
     Grid,
     Host,
     Index,
+    Joined,
     LayoutError,
     Linear,
     Map,
@@ -43,10 +44,10 @@ from accel.frontends.onnx_values import (
     channels_first,
     dequantised_constant,
 )
-from accel.graph import Add, AveragePool, Conv2D, Lookup, MaxPool, Operator, Requantisation, Shape, Tensor
+from accel.graph import Add, AveragePool, Concat, Conv2D, Lookup, MaxPool, Operator, Requantisation, Shape, Tensor
 from accel.numerics import MAX_SHIFT, MIN_SHIFT, Rounding, quantise_multiplier
 
-__all__ = ["Handler", "Importer", "Node", "clean", "one_line"]
+__all__ = ["Handler", "Importer", "Node", "is_channels_first", "one_line"]
 
 
 class Node:
@@ -66,12 +67,6 @@ class Node:
         """Return an attribute's value, strings as str, or ``default`` where it is left out."""
         value = self.attributes.get(name, default)
         return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-def clean(name: str) -> str:
-    """Return a name without characters that files and tables trip over, and without quantisers' endings."""
-    bare = re.sub(r"(_quant|_QuantizeLinear|_DequantizeLinear)$", "", name)
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", bare).strip("_") or "layer"
 
 
 class Importer:
@@ -100,7 +95,7 @@ class Importer:
         self.input: Map | None = None
         self.notes: list[str] = []
         self._input_name = ""
-        self._names: set[str] = set()
+        self._names = Names()
         self._made: dict[tuple[object, ...], Map] = {}
 
     # The graph's ends
@@ -111,7 +106,7 @@ class Importer:
         height, width, channels = (1,) * (3 - len(rest)) + (rest if self.channels_last else (*rest[1:], rest[0]))
         shape = (height, width, channels)
         index = np.arange(math.prod(shape)).reshape(dims) if self.channels_last else channels_first(shape, len(dims))
-        self._input_name = self._unique(name)
+        self._input_name = self._names.unique(name)
         if element_type == onnx.TensorProto.FLOAT:
             self.values[name] = FloatInput(shape, index)
         else:
@@ -141,7 +136,7 @@ class Importer:
         if self.input is None or not self.operators:
             raise OnnxError(f"{self.name}: no layer lies between the model's input and its output {output!r}")
         positions = origin.index.reshape(-1)
-        if not np.array_equal(positions, np.arange(len(positions))) and not _is_channels_first(origin.index, result.shape):
+        if not np.array_equal(positions, np.arange(len(positions))) and not is_channels_first(origin.index, result.shape):
             self.notes.append("the output is the map before the model's last change of axes: height, width, channels")
         tensors = {name: _tensor(entry) for name, entry in self.maps.items()}
         return _tensor(self.input), tuple(self.operators), tensors, result.name
@@ -166,8 +161,14 @@ class Importer:
         """Compute a node whose inputs are all constants."""
         feeds = {name: value.array for name in node.inputs if name and isinstance(value := self.values[name], Constant)}
         try:
-            evaluator = ReferenceEvaluator(node.proto, opsets={"": self.opset, node.domain: self.opset})
-            results = evaluator.run(None, feeds)
+            # Of a node alone the evaluator takes the newest definition, whatever operator set it is told.
+            inputs, outputs = (
+                [onnx.helper.make_empty_tensor_value_info(name) for name in names if name] for names in (feeds, node.outputs)
+            )
+            graph = onnx.helper.make_graph([node.proto], "constants", inputs, outputs)
+            domains = {"": self.opset, node.domain: self.opset}
+            opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in domains.items()]
+            results = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets)).run(None, feeds)
         except Exception as error:  # the evaluator raises whatever NumPy does
             raise self.error(node, f"its constants cannot be computed: {one_line(error)}") from None
         for name, array in zip(node.outputs, results, strict=False):
@@ -285,9 +286,16 @@ class Importer:
         vector = scale.ndim or zero.ndim
         if vector and (values.ndim <= axis or max(scale.size, zero.size) != values.shape[axis]):
             raise self.error(node, f"{max(scale.size, zero.size)} scales do not fit axis {axis} of {values.shape}")
-        return QuantisedConstant(
-            str(values.dtype), values.astype(np.int64) - moved, scale, zero.astype(np.int64) - moved, axis if vector else None
-        )
+        signed = (values ^ np.uint8(128)).view(np.int8) if moved else values
+        return QuantisedConstant(str(values.dtype), signed, scale, zero.astype(np.int64) - moved, axis if vector else None)
+
+    def real_weights(self, node: Node, value: Constant) -> QuantisedConstant:
+        """Return weights given as numbers that are not quantised, or refuse them."""
+        raise self.error(node, f"its weights are {value.array.dtype}, not quantised; put int8 weights and a DequantizeLinear there")
+
+    def note_rounding(self, text: str) -> None:
+        """Note where results may differ from a runtime's."""
+        self.notes.append(text)
 
     def settled(self, node: Node, real: Real) -> tuple[Dequantised, Index]:
         """Return a real expression as the values of an existing map, which a layer can read.
@@ -315,7 +323,7 @@ class Importer:
         """Refuse an activation that is not a map with channels first: what convolutions and pooling read."""
         if index.ndim not in (3, 4):
             raise self.error(node, f"its input must have 4 axes (or 3), batch and channels first, not shape {index.shape}")
-        if not _is_channels_first(index, shape):
+        if not is_channels_first(index, shape):
             raise LayoutError(
                 f"{self.name}: {node.label}: its input {index.shape} is the map {shape} (height, width, channels) with axes mixed; "
                 "a Reshape or Transpose before it must not move data between axes"
@@ -349,7 +357,7 @@ class Importer:
         pools = [step for step in steps if isinstance(step, Pool)]
         for function in functions:
             follows_pool = any(isinstance(earlier, Pool) for earlier in steps[: steps.index(function)])
-            if (follows_pool and not function.monotone) or (function.bounds is None and not isinstance(core, Dequantised)):
+            if (follows_pool and not function.monotone) or (function.bounds is None and not isinstance(core, Dequantised | Joined)):
                 before = f"MaxPool {pools[0].name!r}" if isinstance(core, Dequantised) else core.label
                 raise self.error(
                     node,
@@ -358,6 +366,10 @@ class Importer:
                 )
         if isinstance(core, Dequantised):
             return self._pooled(self._looked_up(node, core, functions, grid), pools)
+        if isinstance(core, Joined):
+            # Each map is brought to the common grid by a table of its own, in which functions vanish.
+            maps = tuple(self._looked_up(node, source, functions, grid) for source in core.sources)
+            return self._pooled(self._layer(Concat, core.name, maps, grid), pools)
         limits = np.array([-np.inf, np.inf], np.float32)
         for function in functions:
             limits = function.evaluate(limits)
@@ -444,7 +456,7 @@ class Importer:
 
     def _layer(self, kind: Callable[..., Operator], name: str, inputs: tuple[Map, ...], grid: Grid, **fields: Any) -> Map:
         """Add a layer under a unique name; return the map it writes, which is called like the layer."""
-        unique = self._unique(name)
+        unique = self._names.unique(name)
         try:
             operator = kind(name=unique, inputs=tuple(entry.name for entry in inputs), output=unique, **fields)
             shape = operator.output_shape(tuple(entry.shape for entry in inputs))
@@ -453,15 +465,6 @@ class Importer:
         self.operators.append(operator)
         self.maps[unique] = Map(unique, shape, grid)
         return self.maps[unique]
-
-    def _unique(self, name: str) -> str:
-        base = candidate = clean(name)
-        number = 2
-        while candidate in self._names:
-            candidate = f"{base}_{number}"
-            number += 1
-        self._names.add(candidate)
-        return candidate
 
 
 #: What reads one operator: it takes the node's inputs from the importer and stores its output there.
@@ -472,13 +475,12 @@ _BYTES = np.arange(-128, 128)
 #: What to do instead, for operators that people are likely to meet.
 _ADVICE = {
     "BatchNormalization": "fold it into the convolution before it (onnxruntime's quant_pre_process does)",
-    "Concat": "branches can only be joined by Add",
     "ConvInteger": "the nearest supported forms are QLinearConv, and Conv between DequantizeLinear and QuantizeLinear",
     "ConvTranspose": "the nearest supported form is Conv",
     "DynamicQuantizeLinear": "quantise the model statically, with calibration data",
     "MatMulInteger": "the nearest supported forms are QLinearMatMul, and MatMul between DequantizeLinear and QuantizeLinear",
+    "LRN": "it is no 8-bit layer; leave it out of the model, as networks since 2014 do",
     "Pad": "give the padding to the Conv or pooling after it, in its attribute pads",
-    "QLinearConcat": "branches can only be joined by QLinearAdd",
 }
 
 
@@ -487,7 +489,8 @@ def one_line(error: Exception) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
-def _is_channels_first(index: Index, shape: Shape) -> bool:
+def is_channels_first(index: Index, shape: Shape) -> bool:
+    """Whether an index is that of a map seen as an ONNX tensor with the channels first."""
     return 2 <= index.ndim <= 4 and index.size == math.prod(shape) and np.array_equal(index, _channels_first_like(index, shape))
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from accel.errors import SystolithError
 from accel.frontends.activations import FUNCTIONS, Function, clamp
-from accel.frontends.onnx_graph import Handler, Importer, Node
+from accel.frontends.onnx_graph import Handler, Importer, Node, is_channels_first
 from accel.frontends.onnx_values import (
     Average,
     Constant,
@@ -21,6 +21,7 @@ from accel.frontends.onnx_values import (
     FloatInput,
     Host,
     Index,
+    Joined,
     LayoutError,
     Linear,
     Pool,
@@ -107,7 +108,7 @@ def _weights(g: Importer, node: Node, position: int) -> QuantisedConstant:
     if isinstance(value, QuantisedConstant):
         return value
     if isinstance(value, Constant):
-        raise g.error(node, f"its weights are {value.array.dtype}, not quantised; put int8 weights and a DequantizeLinear there")
+        return g.real_weights(node, value)
     raise g.error(node, "its weights must be constant; a product of two activations is not supported")
 
 
@@ -130,7 +131,7 @@ def _linear(
     *,
     groups: int = 1,
     shape: Shape,
-    arrange: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]],
+    arrange: Callable[[npt.NDArray[np.int8]], npt.NDArray[np.int8]],
     output_axis: int,
 ) -> Linear:
     """Return a layer with weights arranged as (out, kernel height, kernel width, in) by ``arrange``."""
@@ -145,7 +146,7 @@ def _linear(
         label=node.label,
         source=source,
         window=window,
-        weights=np.ascontiguousarray(arrange(weights.values).astype(np.int8)),
+        weights=np.ascontiguousarray(arrange(weights.values)),
         weight_scale=weights.scale.reshape(-1),
         weight_zero_point=weights.zero_point.reshape(-1).astype(np.int32),
         bias=np.zeros(shape[2], np.int64),
@@ -173,7 +174,7 @@ def _with_bias(g: Importer, node: Node, layer: Linear, value: Value | None) -> L
             raise g.error(node, "its bias holds NaN or infinity; every weight must be finite")
         bias = np.rint(real / scale)
         if not np.allclose(bias * scale, real, rtol=1e-6, atol=0):
-            g.notes.append(f"{node.name}: the bias is rounded to the scale of the sums, input scale times weight scale")
+            g.note_rounding(f"{node.name}: the bias is rounded to the scale of the sums, input scale times weight scale")
     if bias.size not in (1, layer.shape[2]):
         raise g.error(node, f"its bias has {bias.size} values for {layer.shape[2]} output channels")
     total = layer.bias + bias.astype(np.int64)
@@ -273,7 +274,7 @@ def _connected(g: Importer, node: Node, real: Real, weights: QuantisedConstant, 
             f"{g.name}: {node.label}: multiplies an axis of {index.shape} that is not the channels of {map_shape}; flatten it first"
         )
 
-    def arrange(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def arrange(values: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
         """Put the weights in the map's order; the flattened input may have the channels first."""
         rows = values if transposed else values.T
         arranged = np.empty_like(rows)
@@ -368,7 +369,7 @@ def _max_pool(g: Importer, node: Node) -> None:
 
 
 def _average_pool(g: Importer, node: Node) -> None:
-    g.notes.append(f"{node.name}: averages exactly, where ONNX Runtime adds float32 numbers: ties may differ by one")
+    g.note_rounding(f"{node.name}: averages exactly, where ONNX Runtime adds float32 numbers: ties may differ by one")
     g.store(node, _averaged(g, node, g.real(node)))
 
 
@@ -509,6 +510,15 @@ def _add(g: Importer, node: Node) -> None:
     _with_number(g, node)
 
 
+def _sum(g: Importer, node: Node) -> None:
+    if len(node.inputs) > 2:
+        raise g.error(node, f"sums {len(node.inputs)} activations; the nearest supported form is a chain of Adds, each quantised")
+    if len(node.inputs) == 1:
+        g.store(node, g.real(node))
+    else:
+        _add(g, node)
+
+
 def _qlinear_add(g: Importer, node: Node) -> None:
     _finish(g, node, _summed(g, node, _bytes_input(g, node, 0), _bytes_input(g, node, 3)), 6)
 
@@ -528,13 +538,46 @@ def _summed(g: Importer, node: Node, left: Real, right: Real) -> Real:
     return Real(Sum(name=node.name, label=node.label, sources=(first, second), shape=shape), shape, first_index)
 
 
+def _concat(g: Importer, node: Node) -> None:
+    g.store(node, _joined(g, node, [g.real(node, position) for position in range(len(node.inputs))]))
+
+
+def _qlinear_concat(g: Importer, node: Node) -> None:
+    if len(node.inputs) % 3 != 2:
+        raise g.error(
+            node, f"must have an output scale and zero point and three inputs for each map, not {len(node.inputs)} inputs"
+        )
+    _finish(g, node, _joined(g, node, [_bytes_input(g, node, position) for position in range(2, len(node.inputs), 3)]), 0)
+
+
+def _joined(g: Importer, node: Node, reals: list[Real]) -> Real:
+    settled = [g.settled(node, real) for real in reals]
+    sources = tuple(source for source, _ in settled)
+    shapes = [index.shape for _, index in settled]
+    rank, axis = len(shapes[0]), node.get("axis", 1)
+    if any(len(shape) != rank for shape in shapes) or not -rank <= axis < rank:
+        raise g.error(node, f"joins activations of shapes {shapes} along axis {axis}")
+    is_first = all(is_channels_first(index, source.map.shape) for source, index in settled)
+    is_last = all(np.array_equal(index.reshape(-1), np.arange(index.size)) for _, index in settled)
+    if not is_first and not is_last:
+        raise LayoutError(f"{g.name}: {node.label}: joins maps whose axes are in different orders; bring them to one order first")
+    places = zip(sources, shapes, strict=True)
+    if axis % rank != (1 if is_first else rank - 1) or any(source.map.shape[2] != dims[axis] for source, dims in places):
+        raise g.error(node, f"joins activations of shapes {shapes} along axis {axis}; only channels can be joined")
+    if len({source.map.shape[:2] for source in sources}) > 1:
+        raise g.error(node, f"joins activations of shapes {shapes}, which must be of one height and width")
+    shape = (*sources[0].map.shape[:2], sum(source.map.shape[2] for source in sources))
+    index = channels_first(shape, rank) if is_first else np.arange(math.prod(shape)).reshape(*shapes[0][:-1], shape[2])
+    return Real(Joined(name=node.name, label=node.label, sources=sources, shape=shape), shape, index)
+
+
 def _with_number(g: Importer, node: Node) -> None:
     """Read Add, Sub, Mul or Div with a constant that is the same number everywhere."""
     position = 0 if isinstance(g.value(node, 0), Real) else 1
     other = g.value(node, 1 - position)
     real = g.real(node, position)
     if isinstance(other, Real):
-        raise g.error(node, f"{node.op_type} of two activations is not supported; they can only be joined by Add")
+        raise g.error(node, f"{node.op_type} of two activations is not supported; they can only be joined by Add and Concat")
     if not isinstance(other, Constant | QuantisedConstant):
         raise g.not_quantised(node, other)
     _, single = _broadcast(g, node, real, other)
@@ -702,6 +745,7 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         "AveragePool": _average_pool,
         "Cast": _cast,
         "Clip": _clip,
+        "Concat": _concat,
         "Conv": _conv,
         "DequantizeLinear": _dequantize_linear,
         "Div": _with_number,
@@ -718,6 +762,7 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         "QGemm": _qgemm,
         "QLinearAdd": _qlinear_add,
         "QLinearAveragePool": _qlinear_average_pool,
+        "QLinearConcat": _qlinear_concat,
         "QLinearConv": _qlinear_conv,
         "QLinearGlobalAveragePool": _qlinear_global_average_pool,
         "QLinearLeakyRelu": _qlinear_function("LeakyRelu"),
@@ -732,6 +777,7 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         "Softmax": _host,
         "Squeeze": _view(_squeeze),
         "Sub": _with_number,
+        "Sum": _sum,
         "Transpose": _view(_transpose),
         "Unsqueeze": _view(_unsqueeze),
         **dict.fromkeys(FUNCTIONS, _function),

@@ -23,6 +23,7 @@ __all__ = [
     "FloatInput",
     "Grid",
     "Host",
+    "Joined",
     "LayoutError",
     "Linear",
     "Map",
@@ -140,6 +141,16 @@ class Sum:
     shape: Shape
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Joined:
+    """The channels of several maps, one map after the other, before quantisation."""
+
+    name: str
+    label: str
+    sources: tuple[Dequantised, ...]
+    shape: Shape
+
+
 @dataclass(frozen=True, eq=False)
 class Pool:
     """A maximum over windows."""
@@ -152,7 +163,7 @@ class Pool:
 class Real:
     """A real-valued activation: a core, then functions and maxima in order. ``shape`` is the map's after the last step."""
 
-    core: Dequantised | Linear | Average | Sum
+    core: Dequantised | Linear | Average | Sum | Joined
     shape: Shape
     index: Index
     steps: tuple[Function | Pool, ...] = ()
@@ -184,11 +195,11 @@ class Constant:
 class QuantisedConstant:
     """A constant given as integers: real value ``(values - zero_point) * scale``, the latter two scalars or vectors along ``axis``.
 
-    Unsigned bytes are moved to int8, with their zero points; ``type_name`` is the type in the file.
+    ``values`` are int8 or int32: unsigned bytes are moved to int8, with their zero points. ``type_name`` is the type in the file.
     """
 
     type_name: str
-    values: npt.NDArray[np.int64]
+    values: Array
     scale: npt.NDArray[np.float32]
     zero_point: npt.NDArray[np.int64]
     axis: int | None

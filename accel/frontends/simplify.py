@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from accel.graph import Add, AveragePool, Conv2D, Lookup, MaxPool, Operator
+from accel.graph import Add, AveragePool, Concat, Conv2D, Lookup, MaxPool, Operator
 
 __all__ = ["simplify"]
 
@@ -44,6 +44,8 @@ def _live(operators: tuple[Operator, ...], output: str) -> list[Operator]:
 
 def _folded(producer: Operator, lookup: Lookup) -> Operator | None:
     """Return the producer with the lookup inside, or None where it cannot hold it."""
+    if isinstance(producer, Concat):
+        return None
     if isinstance(producer, Lookup):
         return replace(producer, output=lookup.output, table=lookup.table[producer.table.astype(np.intp) + 128])
     limits = producer if isinstance(producer, MaxPool) else producer.requantisation

@@ -5,7 +5,7 @@ layer's factor is chosen so that its sums, had they a normal distribution, would
 what the mean of its input adds. So maps are full of different bytes, even those far from the input. Classes mean nothing.
 
 Rounding is TensorFlow Lite's (:attr:`accel.numerics.Rounding.DOUBLE_AWAY`), and so are the tables of the residual add. A final
-softmax is left to the host. SqueezeNet is not here: its concatenation is no layer of :mod:`accel.graph`.
+softmax is left to the host.
 """
 
 from __future__ import annotations
@@ -18,20 +18,18 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from accel.graph import Add, AveragePool, Conv2D, MaxPool, Network, Operator, Requantisation, Shape, Tensor, Window
-from accel.numerics import INT8_MIN, Rounding, quantise_multiplier, requantise
+from accel.frontends.tflite_kernels import add_factor, add_operand
+from accel.graph import Add, AveragePool, Concat, Conv2D, MaxPool, Network, Operator, Requantisation, Shape, Tensor, Window
+from accel.numerics import INT8_MIN, Rounding, quantise_multiplier
 
 __all__ = ["ZOO"]
 
-Int32Array = npt.NDArray[np.int32]
 
 _ROUNDING = Rounding.DOUBLE_AWAY
 #: Standard deviation, in bytes, that a layer's results have before its activation function.
 _SPREAD = 48.0
 #: Weights are uniform from -127 to 127: TensorFlow Lite's range. Their standard deviation:
 _WEIGHT_DEVIATION = math.sqrt((255**2 - 1) / 12)
-#: TensorFlow Lite's headroom below the operands of an add.
-_ADD_SHIFT = 20
 
 _SAME = "same"
 _Padding = int | tuple[int, int, int, int] | str
@@ -152,15 +150,14 @@ class _Builder:
     def add(self, name: str, first: _Map, second: _Map, *, relu: bool) -> _Map:
         """Add a residual add, rescaled as TensorFlow Lite does."""
         operands = first, second
-        widest = 2 * max(operand.tensor.scale for operand in operands)
+        largest = max(operand.tensor.scale for operand in operands)
         tables = []
         for operand in operands:
-            values = (np.arange(256) - 128 - operand.tensor.zero_point) << _ADD_SHIFT
-            tables.append(requantise(values, *quantise_multiplier(operand.tensor.scale / widest), _ROUNDING).astype(np.int32))
+            tables.append(add_operand(operand.tensor.scale, operand.tensor.zero_point, largest))
         mean = sum(operand.tensor.scale * operand.mean for operand in operands)
         scale = math.hypot(*(operand.tensor.scale * operand.deviation for operand in operands)) / _SPREAD
         zero_point = INT8_MIN if relu else int(self.rng.integers(-16, 17))
-        factor = quantise_multiplier(widest / (scale * (1 << _ADD_SHIFT)))
+        factor = add_factor(largest, scale)
         op = Add(
             name=name,
             inputs=(first.tensor.name, second.tensor.name),
@@ -170,6 +167,15 @@ class _Builder:
         )
         moments = _rectified(mean / scale, _SPREAD) if relu else (mean / scale, _SPREAD)
         return self._add(op, zero_point=zero_point, scale=scale, moments=moments)
+
+    def concat(self, name: str, *sources: _Map) -> _Map:
+        """Join channels of maps on one grid."""
+        op = Concat(name=name, inputs=tuple(source.tensor.name for source in sources), output=f"{name}_out")
+        tensor = sources[0].tensor
+        channels = np.array([source.tensor.shape[2] for source in sources])
+        moments = (np.average([getattr(s, k) for s in sources], weights=channels) for k in ("mean", "deviation"))
+        mean, deviation = (float(moment) for moment in moments)
+        return self._add(op, zero_point=tensor.zero_point, scale=tensor.scale, moments=(mean, deviation))
 
     def _add(self, op: Operator, *, zero_point: int, scale: float, moments: tuple[float, float]) -> _Map:
         shapes = tuple(self.input.tensor.shape if n == self.input.tensor.name else self.tensors[n].shape for n in op.inputs)
@@ -312,6 +318,30 @@ def _mobilenet_v2(weights: bool) -> Network:
     return net.network()
 
 
+#: Channels that a fire module squeezes to and expands to in each half, by stage. Iandola 2016, as of version 1.1.
+_FIRES = (((16, 64), (16, 64)), ((32, 128), (32, 128)), ((48, 192), (48, 192), (64, 256), (64, 256)))
+
+
+def _squeezenet(weights: bool) -> Network:
+    """Version 1.1 of Iandola 2016, which its authors published with the code; the last convolution has a ReLU."""
+    net = _Builder("squeezenet", (224, 224, 3), zero_point=-5, weights=weights)
+    x = net.conv("conv1", net.input, 64, 3, stride=2)
+    number = 1
+    for stage, fires in enumerate(_FIRES, 1):
+        x = net.max_pool(f"pool{stage}", x, 3, 2)
+        for squeezed, expanded in fires:
+            number += 1
+            x = net.conv(f"fire{number}.squeeze", x, squeezed)
+            halves = (
+                net.conv(f"fire{number}.expand1x1", x, expanded),
+                net.conv(f"fire{number}.expand3x3", x, expanded, 3, padding=1),
+            )
+            x = net.concat(f"fire{number}.join", *halves)
+    x = net.conv("conv10", x, 1000)
+    net.mean("avgpool", x)
+    return net.network()
+
+
 def _resnet8(weights: bool) -> Network:
     """MLPerf Tiny, image classification."""
     net = _Builder("resnet8", (32, 32, 3), weights=weights)
@@ -356,6 +386,7 @@ ZOO: Mapping[str, tuple[str, Callable[[bool], Network]]] = MappingProxyType(
         "resnet50": ("ResNet-50 (version 1.5)", lambda weights: _resnet("resnet50", (3, 4, 6, 3), weights, bottleneck=True)),
         "mobilenetv1": ("MobileNetV1", lambda weights: _mobilenet_v1("mobilenetv1", 224, 1, 1000, weights)),
         "mobilenetv2": ("MobileNetV2", _mobilenet_v2),
+        "squeezenet": ("SqueezeNet 1.1", _squeezenet),
         "resnet8": ("ResNet-8 of MLPerf Tiny (image classification)", _resnet8),
         "dscnn": ("DS-CNN of MLPerf Tiny (keyword spotting)", _dscnn),
         "mobilenetv1-0.25-96": (

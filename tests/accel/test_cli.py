@@ -22,7 +22,7 @@ from accel.config import PRESETS
 from accel.frontends import NETWORKS
 from accel.frontends.builtin import DATA
 
-COMMANDS = ("run", "estimate", "networks", "configs", "disassemble", "verilog")
+COMMANDS = ("run", "estimate", "compare", "networks", "configs", "disassemble", "verilog")
 PROMISED = {
     *("network", "config", "backend", "images", "mismatches", "predictions", "total_cycles", "cycles_per_image", "macs_per_image"),
     *("utilisation", "simulated_cycles_per_second", "layers"),
@@ -212,6 +212,11 @@ def write_misspelt_toml(folder: Path) -> list[str]:
     return ["disassemble", "lenet5", "--config", str(folder / "misspelt.toml")]
 
 
+def write_directory_v(folder: Path) -> list[str]:
+    (folder / "core.v").mkdir()
+    return ["verilog", "-o", str(folder / "core.v")]
+
+
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
@@ -235,8 +240,11 @@ def write_misspelt_toml(folder: Path) -> list[str]:
         (lambda folder: ["run", "lenet5", "--backend", "emulator", "--vcd", str(folder / "x.vcd")], "--backend verilator or pysim"),
         (lambda folder: ["run", "lenet5", "--vcd", str(folder / "none" / "x.vcd")], "does not exist"),
         (lambda folder: ["verilog", "-o", str(folder / "none" / "x.v")], "does not exist"),
-        (lambda folder: ["verilog", "-o", str(folder)], "is a directory"),
-        (lambda _: ["verilog", "-o", "/dev/null"], "not a regular file"),
+        (write_directory_v, "is a directory"),
+        (lambda _: ["verilog", "-o", "/dev/null"], "is not a directory; give a directory, or a file whose name ends in .v"),
+        (lambda folder: ["verilog", "-o", str(folder / "none" / "core")], "does not exist"),
+        (lambda folder: ["verilog", "-o", str(folder / "core"), "--memory-image", "lenet9"], "lenet5"),
+        (lambda folder: ["verilog", "-o", str(folder / "x.v"), "--memory-image", "lenet5"], "-o must be a directory"),
         (lambda folder: ["disassemble", str(folder)], ""),
     ],
     ids=lambda value: "" if callable(value) else value.replace(" ", "-") or "directory",
@@ -304,27 +312,45 @@ def test_a_network_without_samples_says_that_it_ran_on_random_bytes(tmp_path: Pa
 # Files
 
 
-def test_verilog_writes_the_engine(tmp_path: Path) -> None:
-    target = tmp_path / "engine.v"
+def test_verilog_writes_the_core_alone(tmp_path: Path) -> None:
+    target = tmp_path / "core.v"
     result = call("verilog", "--config", "tiny", "-o", str(target))
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
     text = target.read_text()
-    assert "module engine(" in text
+    assert "module systolith (" in text
     assert "$display" not in text
     assert "assert" not in text
     assert list(tmp_path.iterdir()) == [target]
     assert call("verilog", "--config", "tiny", "-o", "-").stdout == text
 
 
-def test_an_interrupt_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verilog_writes_the_core_and_all_that_belongs_to_it(tmp_path: Path) -> None:
+    target = tmp_path / "core"
+    arguments = ("verilog", "--config", "tiny", "--bus", "wishbone", "-o", str(target))
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output
+    described = json.loads((target / "systolith.json").read_text())
+    assert [path.name for path in sorted(target.iterdir())] == described["files"]
+    assert "m_wb_adr_o" in (target / "systolith.v").read_text()
+    (target / "systolith.v").write_text("old")
+    (target / "mine.txt").write_text("mine")
+    assert call(*arguments, "--memory-image", "lenet5").exit_code == 0
+    images = {"lenet5.hex", "lenet5.h", "lenet5.c"}
+    assert {path.name for path in target.iterdir()} == {*described["files"], *images, "mine.txt"}
+    assert "module systolith (" in (target / "systolith.v").read_text()
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("output", ["core.v", "core"])
+def test_an_interrupt_leaves_no_file(output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(path: Path, *_: object, **__: object) -> None:
         path.touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_module, "_verilog", lambda _: "module")
+    monkeypatch.setattr(cli_module, "_verilog", lambda *_: ("module", []))
     monkeypatch.setattr(Path, "write_text", interrupt)
-    result = call("verilog", "-o", str(tmp_path / "engine.v"))
+    result = call("verilog", "-o", str(tmp_path / output))
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == "interrupted"
     assert list(tmp_path.iterdir()) == []
@@ -338,7 +364,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         path.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cli_module, "_verilog", lambda _: "module")
+    monkeypatch.setattr(cli_module, "_verilog", lambda *_: ("module", []))
     monkeypatch.setattr(Path, "write_text", full)
     result = call("verilog", "-o", str(target))
     assert result.exit_code == 2

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner, Result
+from onnx import TensorProto, helper, numpy_helper
 
 from accel import perf
 from accel.cli import cli
@@ -131,3 +135,18 @@ def test_random_input_is_one_image_unless_more_are_asked_for() -> None:
         values = json.loads(call("run", "autoencoder", "--backend", "emulator", *options, "--json").stdout)
         assert (values["images"], values["mismatches"]) == (images, 0)
         assert any("random bytes" in note for note in values["notes"])
+
+
+def test_float_models_need_no_numbers(tmp_path: Path) -> None:
+    """A note says that they are made up; running such a model is refused."""
+    weights = numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")
+    node = helper.make_node("Conv", ["image", "w"], ["y"], "conv")
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("image", [1, 3, 8, 8]), ("y", None))]
+    path = tmp_path / "float.onnx"
+    onnx.save(helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:], [weights]), ir_version=8), str(path))
+    values = estimate(str(path))
+    assert values["macs_per_image"] == 6 * 6 * 4 * 27
+    assert "its weights and scales are assumed" in values["notes"][0]
+    refused = call("run", str(path))
+    assert refused.exit_code == 2
+    assert "is a float model, which must be quantised first" in refused.stderr

@@ -34,6 +34,21 @@ def test_derived_sizes_of_an_engine_that_is_neither_square_nor_a_power_of_two() 
 
 
 @pytest.mark.parametrize(
+    ("rows", "columns", "window_pixels", "lines"),
+    [
+        # three rows a line, three lines at most
+        *((2, 12, 32, 0), (3, 12, 32, 1), (5, 12, 32, 1), (6, 12, 32, 2), (8, 8, 32, 2), (9, 12, 8, 3), (12, 12, 256, 3)),
+        # a column has the bytes of its own row only
+        *((12, 6, 32, 0), (9, 9, 32, 3)),
+        (9, 12, 0, 0),
+    ],
+)
+def test_lines_of_windows(rows: int, columns: int, window_pixels: int, lines: int) -> None:
+    config = replace(BASE, rows=rows, columns=columns, lanes=1, parameter_channels=128, window_pixels=window_pixels)
+    assert config.window_lines == lines
+
+
+@pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"rows": 1}, "rows must be from 2 to 32, not 1"),
@@ -58,6 +73,11 @@ def test_derived_sizes_of_an_engine_that_is_neither_square_nor_a_power_of_two() 
         ({"parameter_channels": 6}, "parameter_channels must be lanes (4) times a power of two from 4 to 4096, not 6"),
         ({"parameter_channels": 8}, "parameter_channels must be lanes (4) times a power of two from 4 to 4096, not 8"),
         ({"parameter_channels": 0}, "parameter_channels must be lanes (4) times a power of two from 4 to 4096, not 0"),
+        ({"window_pixels": 4}, "window_pixels must be 0 or a power of two from 8 to 256, not 4"),
+        ({"window_pixels": 24}, "window_pixels must be 0 or a power of two from 8 to 256, not 24"),
+        ({"window_pixels": 512}, "window_pixels must be 0 or a power of two from 8 to 256, not 512"),
+        ({"window_pixels": -8}, "window_pixels must be 0 or a power of two from 8 to 256, not -8"),
+        ({"window_pixels": False}, "window_pixels must be an integer, not False"),
     ],
 )
 def test_refusals_are_sentences(changes: dict[str, Any], sentence: str) -> None:
@@ -74,6 +94,7 @@ def test_the_digest_covers_every_field_but_the_name() -> None:
         "weight_words": 1024,
         "accumulator_words": 256,
         "parameter_channels": 256,
+        "window_pixels": 0,
         "tables": False,
         "elementwise": False,
         "multiplier": False,
@@ -88,10 +109,10 @@ def test_the_digest_covers_every_field_but_the_name() -> None:
 def test_the_digest_does_not_change_from_one_release_to_the_next_by_accident() -> None:
     """Programs carry it. Whoever changes a preset or the digest changes these numbers knowingly."""
     assert {name: f"{config.digest:016x}" for name, config in PRESETS.items()} == {
-        "tiny": "6d14dc92585e1130",
-        "small": "2cc5e09c2d6a501f",
-        "base": "c6cb1210e314a5ad",
-        "large": "da052eb52c384644",
+        "tiny": "e3080ca7493982ea",
+        "small": "e77174f17abd24fb",
+        "base": "bab1d1804f6daa88",
+        "large": "63eb1f415ca896f2",
     }
 
 
@@ -127,7 +148,7 @@ def test_presets_load_by_name(name: str) -> None:
         (
             'base = "tiny"\nrow = 3',
             "unknown field 'row'; the fields are name, rows, columns, bus_bytes, lanes, scratchpad_words, weight_words, "
-            "accumulator_words, parameter_channels, tables, elementwise, multiplier and base",
+            "accumulator_words, parameter_channels, window_pixels, tables, elementwise, multiplier and base",
         ),
         (
             "rows = 4\ncolumns = 4",

@@ -11,7 +11,18 @@ import pytest
 
 from accel.config import PRESETS, EngineConfig
 from accel.emulator import Emulator, EmulatorError, Machine
-from accel.isa import INSTRUCTION_BYTES, ISA_VERSION, MAGIC, PARAMETER, Instruction, Opcode, Operation, Source, Target
+from accel.isa import (
+    INSTRUCTION_BYTES,
+    ISA_VERSION,
+    MAGIC,
+    PARAMETER,
+    PERIOD_THREE,
+    Instruction,
+    Opcode,
+    Operation,
+    Source,
+    Target,
+)
 from accel.numerics import Rounding, requantise, shift_stages
 from accel.program import Backend, Program, ProgramError, TensorBinding
 
@@ -22,6 +33,11 @@ ODD = replace(
 )
 WIDE = replace(PRESETS["small"], name="wide", rows=8, columns=2, lanes=1, parameter_channels=64)
 CONFIGS = {config.name: config for config in (*PRESETS.values(), ODD, WIDE)}
+#: Two rows more than three lines of windows need.
+ELEVEN = replace(PRESETS["base"], name="eleven", rows=11, columns=12, lanes=1, parameter_channels=128, window_pixels=8)
+WINDOW_CONFIGS = {config.name: config for config in (*CONFIGS.values(), ELEVEN) if config.window_lines}
+#: What passes over the pixels once for each tap.
+IN_PASSES = [operation for operation in Operation if operation is not Operation.WINDOW]
 
 
 # Assembling by hand
@@ -105,11 +121,12 @@ def wrap(value: int) -> int:
 
 def ref_load_activations(config: EngineConfig, memory: Array, scratchpad: Array, v: dict[str, int]) -> Array:
     result = scratchpad.copy()
+    period = 3 if v["period_log2"] == PERIOD_THREE else 1 << v["period_log2"]
     for z, y, x in np.ndindex(v["n_z"], v["n_y"], v["n_x"]):
         at = v["memory_address"] + z * v["memory_stride_z"] + y * v["memory_stride_y"] + (x << v["element_log2"])
         local = (v["local_address"] + z * v["local_stride_z"] + y * v["local_stride_y"] + x) % 65536
         for r in range(config.rows):
-            result[local, r] = memory[at + r % (1 << v["period_log2"])].astype(np.int8)
+            result[local, r] = memory[at + r % period].astype(np.int8)
     return result
 
 
@@ -118,17 +135,19 @@ def ref_execute(config: EngineConfig, machine: Machine, operation: Operation, v:
     result = machine.accumulators.copy()
     taps, pixels = list(loops(v, "block", "ky", "kx")), list(loops(v, "py", "px", "wy", "wx"))
     at_once = rows // v["tap_rows"]
+    window = v["n_wy"] * v["n_wx"] if v["reduce"] else 1
     for index in range(-(-len(taps) // at_once)):
         for i, pixel in enumerate(pixels):
-            word = []
-            for r in range(rows):
+            word = {}
+            for r in range(rows - at_once * v["tap_rows"], rows):
                 tap = taps[min(index * at_once + (rows - 1 - r) // v["tap_rows"], len(taps) - 1)]
-                word.append(int(machine.scratchpad[(v["activations"] + pixel + tap) % 65536, r]))
+                word[r] = int(machine.scratchpad[(v["activations"] + pixel + tap) % 65536, r])
+            at = v["accumulators"] + i // window
             for c in range(columns):
-                old = int(result[v["accumulators"] + i, c])
-                fresh = not (v["accumulate"] or index)
+                old = int(result[at, c])
+                fresh = not (v["accumulate"] or index or i % window)
                 if operation is Operation.ARRAY:
-                    total = sum(word[r] * int(machine.weights[v["weights"] + index * rows + rows - 1 - r, c]) for r in range(rows))
+                    total = sum(word[r] * int(machine.weights[v["weights"] + index * rows + rows - 1 - r, c]) for r in word)
                 elif c + v["row_offset"] >= rows:
                     continue  # undefined
                 else:
@@ -140,7 +159,28 @@ def ref_execute(config: EngineConfig, machine: Machine, operation: Operation, v:
                         Operation.HIGH: byte % 256 * 256,
                     }[operation]
                 keeps = fresh or operation is Operation.MAX
-                result[v["accumulators"] + i, c] = wrap(total if keeps else old + total)
+                result[at, c] = wrap(total if keeps else old + total)
+    return result
+
+
+def ref_window(config: EngineConfig, machine: Machine, v: dict[str, int]) -> Array:
+    rows = config.rows
+    result = machine.accumulators.copy()
+    pixels = list(loops(v, "py", "px"))
+    at = v["accumulators"]
+    for py in range(v["n_ky"] - 1, v["n_py"], v["stride_ky"]):
+        for px in range(v["n_kx"] - 1, v["n_px"], v["stride_kx"]):
+            u = py * v["n_px"] + px
+            for c in range(min(rows, config.columns)):
+                total = int(result[at, c]) if v["accumulate"] else 0
+                for b, j in np.ndindex(config.window_lines, 3):
+                    weight = int(machine.weights[v["weights"] + rows - 1 - (3 * b + j), c])
+                    if weight:
+                        before = u - b * v["n_px"] - j
+                        assert before >= 0
+                        total += int(machine.scratchpad[(v["activations"] + pixels[before]) % 65536, c]) * weight
+                result[at, c] = wrap(total)
+            at += 1
     return result
 
 
@@ -204,11 +244,12 @@ def test_load_activations(name: str, seed: int) -> None:
     config = CONFIGS[name]
     rng = np.random.default_rng(seed)
     assembly = Assembly(config)
-    element_log2 = int(rng.integers(0, 6))
+    element_log2 = int(rng.integers(0, config.word_bytes.bit_length()))
+    periods = [*range(element_log2 + 1), *([PERIOD_THREE] * 2 if 1 << element_log2 >= min(3, config.rows) else [])]
     n_z, n_y, n_x = (int(n) for n in rng.integers(1, 4, 3))
     values = {
         "element_log2": element_log2,
-        "period_log2": int(rng.integers(0, element_log2 + 1)),
+        "period_log2": int(rng.choice(periods)),
         "memory_address": assembly.put(rng.integers(0, 256, 4096, np.uint8)),
         "memory_stride_y": int(rng.integers(0, 8)) << element_log2,
         "memory_stride_z": int(rng.integers(0, 20)) << element_log2,
@@ -235,6 +276,32 @@ def test_bytes_beyond_the_element_are_undefined() -> None:
     first, second = machine.scratchpad[:64], machine.scratchpad[64:128]
     assert first[:, 0].tolist() == second[:, 0].tolist() == list(range(64))
     assert (first[:, 1:] != second[:, 1:]).mean() > 0.9
+
+
+def test_three_bytes_of_four_go_round_the_banks() -> None:
+    """An image's pixels of three channels on eight rows: the fourth byte of an element is not used."""
+    assembly = Assembly(PRESETS["base"])
+    address = assembly.put(np.arange(12, dtype=np.int8))
+    assembly.load(Target.ACTIVATIONS, memory_address=address, element_log2=2, period_log2=PERIOD_THREE, n_x=3)
+    scratchpad = assembly.run().scratchpad
+    assert scratchpad[:3].tolist() == [[0, 1, 2] * 2 + [0, 1], [4, 5, 6] * 2 + [4, 5], [8, 9, 10] * 2 + [8, 9]]
+
+
+def test_the_third_of_two_bytes_is_undefined() -> None:
+    assembly = Assembly(PRESETS["base"])
+    values = {
+        "memory_address": assembly.put(np.arange(128, dtype=np.int8)),
+        "element_log2": 1,
+        "period_log2": PERIOD_THREE,
+        "n_x": 64,
+    }
+    assembly.load(Target.ACTIVATIONS, **values)
+    assembly.load(Target.ACTIVATIONS, **values, local_address=64)
+    machine = assembly.run()
+    first, second = machine.scratchpad[:64], machine.scratchpad[64:128]
+    undefined = [2, 5]
+    np.testing.assert_array_equal(np.delete(first, undefined, axis=1), np.delete(second, undefined, axis=1))
+    assert (first[:, undefined] != second[:, undefined]).mean() > 0.9
 
 
 def test_fill_writes_every_bank_of_a_frame() -> None:
@@ -302,10 +369,10 @@ def random_execute(config: EngineConfig, rng: np.random.Generator) -> dict[str, 
     for loop in ("block", "ky", "kx", "py", "px", "wy", "wx"):
         values[f"stride_{loop}"] = int(rng.integers(-2, 6)) * (1 if loop in ("kx", "wx") else 2)
         reach += (values[f"n_{loop}"] - 1) * abs(values[f"stride_{loop}"])
-    divisors = [n for n in range(1, config.rows + 1) if config.rows % n == 0]
     pixels = values["n_py"] * values["n_px"] * values["n_wy"] * values["n_wx"]
     return values | {
-        "tap_rows": int(rng.choice(divisors)),
+        "tap_rows": int(rng.integers(1, config.rows + 1)),
+        "reduce": int(rng.integers(0, 2)),
         "activations": reach + int(rng.integers(0, config.scratchpad_words - 2 * reach)),
         "accumulators": int(rng.integers(0, max(1, 2 * config.accumulator_words - pixels))),
         "accumulate": int(rng.integers(0, 2)),
@@ -321,7 +388,7 @@ def limited(config: EngineConfig, v: dict[str, int]) -> bool:
     return passes * config.rows <= config.weight_words and pixels <= 2 * config.accumulator_words
 
 
-@pytest.mark.parametrize("operation", Operation)
+@pytest.mark.parametrize("operation", IN_PASSES)
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("name", CONFIGS)
 def test_execute(name: str, seed: int, operation: Operation) -> None:
@@ -332,13 +399,118 @@ def test_execute(name: str, seed: int, operation: Operation) -> None:
         values = random_execute(config, rng)
     if operation is not Operation.ARRAY:
         values["row_offset"] = config.columns * int(rng.integers(0, -(-config.rows // config.columns)))
+        values["tap_rows"] = config.rows
     assembly = Assembly(config)
     assembly.execute(operation, **values)
     machine = Machine(config, seed=seed)
+    # rows that belong to no tap must have no weights: in each pass they have the last words
+    unused = np.arange(config.weight_words) % config.rows >= config.rows - config.rows % values["tap_rows"]
+    machine.weights[unused] = 0
     expected = ref_execute(config, machine, operation, values)
     defined = slice(0, config.columns if operation is Operation.ARRAY else max(0, config.rows - values["row_offset"]))
     actual = assembly.run(machine).accumulators
     np.testing.assert_array_equal(actual[:, defined], expected[:, defined], err_msg=f"seed {seed}: {values}")
+
+
+def random_window(config: EngineConfig, rng: np.random.Generator) -> tuple[dict[str, int], tuple[int, int]]:
+    """Return a WINDOW, and how many lines and taps may have weights: its first result has that many pixels behind it."""
+    while True:
+        lines, taps = int(rng.integers(1, config.window_lines + 1)), int(rng.integers(1, 4))
+        n_py, n_px = int(rng.integers(1, 7)), int(rng.choice([4, int(rng.integers(5, 8)), config.window_pixels]))
+        values = {
+            "n_py": n_py,
+            "n_px": n_px,
+            "n_ky": int(rng.integers(1, n_py + 1)),
+            "n_kx": int(rng.integers(1, min(n_px, 5) + 1)),
+            "stride_ky": int(rng.integers(1, 3)),
+            "stride_kx": int(rng.integers(1, 3)),
+            "stride_py": int(rng.integers(-20, 20)),
+            "stride_px": int(rng.choice([1, 2, -1])),
+            "activations": config.scratchpad_words // 2,
+            "accumulators": int(rng.integers(0, 20)),
+            "accumulate": int(rng.integers(0, 2)),
+            "weights": int(rng.integers(0, 9)),
+        }
+        behind = (values["n_ky"] - 1) * n_px + values["n_kx"] - 1 >= (lines - 1) * n_px + taps - 1
+        results = -(-(n_py - values["n_ky"] + 1) // values["stride_ky"]) * -(-(n_px - values["n_kx"] + 1) // values["stride_kx"])
+        reach = [values["activations"] + at for at in loops(values, "py", "px")]
+        if (
+            behind
+            and values["accumulators"] + results <= 2 * config.accumulator_words
+            and min(reach) >= 0
+            and max(reach) < config.scratchpad_words
+        ):
+            return values, (lines, taps)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("name", WINDOW_CONFIGS)
+def test_window(name: str, seed: int) -> None:
+    config = WINDOW_CONFIGS[name]
+    rng = np.random.default_rng((seed, config.rows))
+    values, (lines, taps) = random_window(config, rng)
+    assembly = Assembly(config)
+    assembly.execute(Operation.WINDOW, **values)
+    machine = Machine(config, seed=seed)
+    for row in range(config.rows):
+        if row // 3 >= lines or row % 3 >= taps:
+            machine.weights[values["weights"] + config.rows - 1 - row] = 0
+    expected = ref_window(config, machine, values)
+    actual = assembly.run(machine).accumulators
+    channels = min(config.rows, config.columns)
+    np.testing.assert_array_equal(actual[:, :channels], expected[:, :channels], err_msg=f"seed {seed}: {values}")
+
+
+def test_a_depthwise_convolution_is_a_window() -> None:
+    """A 2x3 kernel for each of eight channels over a map of 4 by 6, which lies in the scratchpad line by line."""
+    config = PRESETS["base"]
+    rng = np.random.default_rng(3)
+    kernel = rng.integers(-128, 128, (2, 3, 8), np.int8)
+    # row b*3 + j has the weights of the pixel b lines and j pixels ago; the last row's word comes first
+    rows = np.concatenate([kernel[::-1, ::-1].reshape(6, 8), np.zeros((2, 8), np.int8)])
+    assembly = Assembly(config)
+    address = assembly.put(rows[::-1])
+    assembly.load(Target.WEIGHTS, element_log2=3, memory_address=address, n_x=8)
+    assembly.execute(Operation.WINDOW, n_py=4, n_px=6, n_ky=2, n_kx=3, stride_py=6, stride_px=1, stride_ky=1, stride_kx=1)
+    machine = Machine(config)
+    x = machine.scratchpad[:24].reshape(4, 6, 8).astype(int)
+    sums = assembly.run(machine).accumulators[:12].reshape(3, 4, 8)
+    for y, xx in np.ndindex(3, 4):
+        assert sums[y, xx].tolist() == (x[y : y + 2, xx : xx + 3] * kernel).sum(axis=(0, 1)).tolist()
+
+
+def test_an_average_pool_is_a_reduced_sum() -> None:
+    """Two windows of 2x2 in a line of four by two pixels, each into one word; with stride 2 nothing overlaps."""
+    assembly = Assembly(PRESETS["base"])
+    values = {"n_px": 2, "stride_px": 2, "n_wy": 2, "stride_wy": 4, "n_wx": 2, "stride_wx": 1, "reduce": 1}
+    assembly.execute(Operation.SUM, **values)
+    assembly.execute(Operation.MAX, **values, accumulators=2)
+    machine = Machine(PRESETS["base"])
+    before = machine.accumulators.copy()
+    windows = machine.scratchpad[:8].astype(int).reshape(2, 2, 2, 8).transpose(1, 0, 2, 3).reshape(2, 4, 8)
+    expected = np.concatenate([windows.sum(axis=1), windows.max(axis=1), before[4:]])
+    np.testing.assert_array_equal(assembly.run(machine).accumulators, expected)
+
+
+def test_taps_of_three_rows_are_a_convolution_of_three_channels() -> None:
+    """Eight rows take two taps of three channels at once, so a kernel of three taps takes two passes."""
+    config = PRESETS["base"]
+    rng = np.random.default_rng(8)
+    x, kernel = rng.integers(-128, 128, (6, 4), np.int8), rng.integers(-128, 128, (3, 3, 8), np.int8)  # taps, channels, outputs
+    assembly = Assembly(config)
+    address = assembly.put(x)
+    assembly.load(Target.ACTIVATIONS, memory_address=address, element_log2=2, period_log2=PERIOD_THREE, n_x=6)
+    matrix = np.zeros((2, 8, 8), np.int8)
+    # the first tap is on the last rows; row r has channel r % 3
+    for tap in range(3):
+        for r in range(5 - 3 * (tap % 2), 8 - 3 * (tap % 2)):
+            matrix[tap // 2, r] = kernel[tap, r % 3]
+    address = assembly.put(matrix[:, ::-1])
+    assembly.load(Target.WEIGHTS, element_log2=3, memory_address=address, n_x=16)
+    assembly.execute(Operation.ARRAY, tap_rows=3, n_kx=3, stride_kx=1, n_px=4, stride_px=1)
+    sums = assembly.run().accumulators[:4]
+    for p in range(4):
+        assert sums[p].tolist() == np.einsum("tc,tco->o", x[p : p + 3, :3].astype(int), kernel.astype(int)).tolist()
 
 
 def test_execute_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,6 +520,11 @@ def test_execute_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         Operation.ARRAY, tap_rows=4, n_block=3, stride_block=20, n_ky=3, stride_ky=7, n_kx=5, stride_kx=1, n_px=6, stride_px=2
     )
     assembly.execute(Operation.MAX, n_block=3, stride_block=20, n_kx=5, stride_kx=1, n_px=6, stride_px=2, accumulators=6)
+    for operation in (Operation.ARRAY, Operation.MAX):
+        assembly.execute(
+            operation, n_block=3, stride_block=20, n_kx=5, stride_kx=1, n_px=6, stride_px=2, n_wx=3, stride_wx=1, reduce=1,
+            accumulators=12 + 6 * operation,
+        )  # fmt: skip
     whole = assembly.run().accumulators
     monkeypatch.setattr("accel.emulator._BLOCK_BYTES", 1)
     np.testing.assert_array_equal(assembly.run().accumulators, whole)
@@ -612,6 +789,7 @@ def refusal(assembly: Assembly) -> str:
         ({"element_log2": 3, "memory_stride_y": 4}, "memory_stride_y must be a multiple of the element of 8 bytes, not 4"),
         ({"element_log2": 3, "memory_stride_z": 9}, "memory_stride_z must be a multiple of the element of 8 bytes, not 9"),
         ({"memory_address": 32767, "n_x": 2}, "memory address 32768 lies beyond the last, 32767"),
+        ({"element_log2": 4}, "elements of ACTIVATIONS must be at most a word of 8 bytes, not 16"),
         ({"target": Target.WEIGHTS}, "elements of WEIGHTS must be 8 bytes (element_log2), not 1"),
         ({"target": Target.WEIGHTS, "element_log2": 3, "local_address": 2048}, "weight address 2048 lies beyond the last, 2047"),
         ({"target": Target.PARAMETERS, "element_log2": 3}, "elements of PARAMETERS must be 16 bytes (element_log2), not 8"),
@@ -633,13 +811,15 @@ def test_bad_loads(values: dict[str, int], sentence: str) -> None:
     [
         ({"n_wx": 0}, "n_wx must be at least 1, not 0"),
         ({"tap_rows": 0}, "tap_rows must be at least 1, not 0"),
-        ({"tap_rows": 3}, "tap_rows must divide 8 rows, not be 3"),
-        ({"tap_rows": 16}, "tap_rows must divide 8 rows, not be 16"),
-        ({"operation": 5}, "5 is no operation"),
+        ({"tap_rows": 3}, "rows 0 to 1 belong to no tap: their weights must be zero"),
+        ({"tap_rows": 9}, "tap_rows must be at most 8, not 9"),
+        ({"operation": 6}, "6 is no operation"),
         ({"activations": 8191, "n_px": 2, "stride_px": 1}, "scratchpad address 8192 lies beyond the last, 8191"),
         ({"activations": 0, "n_kx": 2, "stride_kx": -1}, "scratchpad address 65535 lies beyond the last, 8191"),
         ({"weights": 2041}, "weight address 2048 lies beyond the last, 2047"),
         ({"accumulators": 1023, "n_py": 2}, "accumulator address 1024 lies beyond the last, 1023"),
+        ({"accumulators": 1023, "n_py": 2, "n_wx": 9, "reduce": 1}, "accumulator address 1024 lies beyond the last, 1023"),
+        ({"operation": Operation.SUM, "tap_rows": 4}, "tap_rows of SUM must be 8, not 4"),
         ({"operation": Operation.SUM, "row_offset": 8}, "row_offset must be below 8 rows, not 8"),
         ({"operation": Operation.SUM, "row_offset": 4}, "row_offset must be a multiple of 8 columns, not 4"),
     ],
@@ -650,6 +830,58 @@ def test_bad_executes(values: dict[str, int], sentence: str) -> None:
     good = dict(assembly.instructions.pop().values)
     assembly.instructions.append(Instruction(Opcode.EXECUTE, good | unsigned(values)))
     assert refusal(assembly) == f"instruction 1 (EXECUTE): {sentence}"
+
+
+#: Five lines of eight pixels and a window of 2 by 3, which fits the two lines that eight rows take.
+WINDOW = {"n_py": 5, "n_px": 8, "n_ky": 2, "n_kx": 3, "stride_ky": 1, "stride_kx": 1, "stride_py": 8, "stride_px": 1}
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"n_ky": 0}, "n_ky must be at least 1, not 0"),
+        ({"n_px": 3}, "n_px of WINDOW must be from 4 to 32, not 3"),
+        ({"n_px": 33}, "n_px of WINDOW must be from 4 to 32, not 33"),
+        ({"stride_ky": 3}, "stride_ky and stride_kx of WINDOW must be 1 or 2, not 3 and 1"),
+        ({"stride_kx": 0}, "stride_ky and stride_kx of WINDOW must be 1 or 2, not 1 and 0"),
+        ({"n_ky": 6}, "a window of 6 by 3 does not fit 5 lines of 8 pixels"),
+        ({"n_kx": 9}, "a window of 2 by 9 does not fit 5 lines of 8 pixels"),
+        ({"n_block": 2}, "n_block of WINDOW must be 1, not 2"),
+        ({"n_wy": 3}, "n_wy of WINDOW must be 1, not 3"),
+        ({"n_wx": 2}, "n_wx of WINDOW must be 1, not 2"),
+        ({"row_offset": 8}, "row_offset of WINDOW must be 0, not 8"),
+        ({"reduce": 1}, "reduce of WINDOW must be 0, not 1"),
+        ({"tap_rows": 4}, "tap_rows of WINDOW must be 8, not 4"),
+        ({"weights": 2041}, "weight address 2048 lies beyond the last, 2047"),
+        ({"weights": 8}, "the weights of rows 6 to 7 must be zero"),
+        ({"n_ky": 1}, "row 3 multiplies a pixel before the first: its weights must be zero"),
+        ({"n_ky": 1, "n_kx": 2}, "row 2 multiplies a pixel before the first: its weights must be zero"),
+        ({"n_kx": 2}, "row 5 multiplies a pixel before the first: its weights must be zero"),
+        ({"activations": 8160}, "scratchpad address 8199 lies beyond the last, 8191"),
+        ({"accumulators": 1001}, "accumulator address 1024 lies beyond the last, 1023"),
+    ],
+)
+def test_bad_windows(values: dict[str, int], sentence: str) -> None:
+    assembly = Assembly(BASE)
+    assembly.execute(Operation.WINDOW, **WINDOW)
+    good = dict(assembly.instructions.pop().values)
+    # rows 0 to 5 have weights, whose words come last; rows 6 and 7 have none
+    address = assembly.put(np.array([0] * 16 + [1] * 48, np.int8))
+    assembly.load(Target.WEIGHTS, element_log2=3, memory_address=address, n_x=8)
+    assembly.load(Target.WEIGHTS, element_log2=3, memory_address=address + 16, n_x=6, local_address=8)
+    assembly.instructions.append(Instruction(Opcode.EXECUTE, good | values))
+    assert refusal(assembly) == f"instruction 3 (EXECUTE): {sentence}"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [PRESETS["tiny"], WIDE, replace(BASE, name="pathless", window_pixels=0)],
+    ids=lambda config: config.name,
+)
+def test_an_engine_without_a_path_for_windows(config: EngineConfig) -> None:
+    assembly = Assembly(config)
+    assembly.execute(Operation.WINDOW, **WINDOW)
+    assert refusal(assembly) == f"instruction 1 (EXECUTE): configuration {config.name!r} has no path for windows"
 
 
 @pytest.mark.parametrize(

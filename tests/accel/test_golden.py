@@ -22,7 +22,7 @@ from onnx.reference import ReferenceEvaluator
 
 from accel import golden
 from accel.golden import GoldenError
-from accel.graph import Add, AveragePool, Conv2D, Lookup, MaxPool, Network, Requantisation, Shape, Tensor, Window
+from accel.graph import Add, AveragePool, Concat, Conv2D, Lookup, MaxPool, Network, Requantisation, Shape, Tensor, Window
 from accel.numerics import Rounding, quantise_multiplier
 
 Array = npt.NDArray[Any]
@@ -437,6 +437,14 @@ def test_lookup_is_a_leaky_relu() -> None:
     np.testing.assert_array_equal(golden.lookup(layer, x), expected)
 
 
+def test_concat_is_the_operator() -> None:
+    rng = np.random.default_rng(6)
+    maps = {name: random_int8(rng, 2, 7, 6, channels) for name, channels in (("a", 3), ("b", 1), ("c", 5))}
+    node = helper.make_node("Concat", ["a", "b", "c"], ["y"], axis=3)
+    layer = Concat(name="join", inputs=("a", "b", "c"), output="y")
+    np.testing.assert_array_equal(golden.concat(layer, *maps.values()), run_onnx(onnx_model([node], maps, {}), maps))
+
+
 # Networks
 
 
@@ -567,3 +575,7 @@ def test_batches_of_different_lengths_are_refused() -> None:
     with pytest.raises(GoldenError) as caught:
         golden.add(add, np.zeros((1, 2, 2, 1), np.int8), np.zeros((2, 2, 2, 1), np.int8))
     assert str(caught.value) == "add: adds batches of one length, not 1 and 2 maps"
+    join = Concat(name="join", inputs=("a", "b"), output="y")
+    with pytest.raises(GoldenError) as caught:
+        golden.concat(join, np.zeros((1, 2, 2, 1), np.int8), np.zeros((2, 2, 2, 1), np.int8))
+    assert str(caught.value) == "join: joins batches of one length, not 1 and 2 maps"

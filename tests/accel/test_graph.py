@@ -10,6 +10,7 @@ import pytest
 from accel.graph import (
     Add,
     AveragePool,
+    Concat,
     Conv2D,
     GraphError,
     Lookup,
@@ -244,7 +245,7 @@ def test_average_pool_has_no_dilation() -> None:
     assert str(caught.value) == "pool: average pooling has no dilation here, not (1, 2)"
 
 
-# Add and Lookup
+# Add, Lookup and Concat
 
 
 def test_add_of_different_shapes() -> None:
@@ -272,6 +273,15 @@ def test_lookup_keeps_the_shape() -> None:
     layer = Lookup(name="lookup", inputs=("x",), output="y", table=np.zeros(256, np.int8))
     assert layer.output_shape(((2, 3, 4),)) == (2, 3, 4)
     assert layer.macs(((2, 3, 4),)) == 0
+
+
+def test_concat_adds_the_channels() -> None:
+    layer = Concat(name="join", inputs=("a", "b", "a"), output="y")
+    assert layer.output_shape(((2, 3, 4), (2, 3, 1), (2, 3, 4))) == (2, 3, 9)
+    assert layer.macs(((2, 3, 4), (2, 3, 1), (2, 3, 4))) == 0
+    with pytest.raises(GraphError) as caught:
+        layer.output_shape(((2, 3, 4), (2, 2, 4)))
+    assert str(caught.value) == "join: joins the channels of maps of one height and width, not of (2, 3, 4) and (2, 2, 4)"
 
 
 # Network

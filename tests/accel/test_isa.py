@@ -1,12 +1,13 @@
 """The instruction set: every field survives the trip at its extremes, and what does not fit is refused in a sentence."""
 
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from accel.config import QUEUE_DEPTH
+from accel.config import PRESETS, QUEUE_DEPTH, ConfigError
 from accel.isa import (
     CSR,
     ENTRIES,
@@ -14,6 +15,7 @@ from accel.isa import (
     MAGIC,
     PARAMETER,
     PARAMETER_BYTES,
+    PERIOD_THREE,
     UNORDERED,
     Error,
     Field,
@@ -109,6 +111,27 @@ def test_enumerations_fit_their_fields() -> None:
     order = next(f for f in fields_of(Opcode.LOAD) if f.name == "after_load")
     assert order.maximum == UNORDERED
     assert QUEUE_DEPTH + 1 < UNORDERED
+
+
+def test_fields_hold_what_the_largest_engine_needs() -> None:
+    execute = {f.name: f for f in fields_of(Opcode.EXECUTE)}
+    largest = replace(
+        PRESETS["large"], rows=32, columns=32, scratchpad_words=1 << 16, weight_words=1 << 16, accumulator_words=1 << 15,
+        window_pixels=256,
+    )  # fmt: skip
+    for name, value in (("rows", 33), ("window_pixels", 512), ("accumulator_words", 1 << 16), ("weight_words", 1 << 17)):
+        with pytest.raises(ConfigError):
+            replace(largest, **{name: value})
+    assert execute["tap_rows"].maximum >= largest.rows
+    assert execute["row_offset"].maximum >= largest.rows - 2
+    assert execute["n_px"].maximum >= largest.window_pixels
+    assert execute["accumulators"].maximum >= 2 * largest.accumulator_words - 1
+    assert execute["activations"].maximum >= largest.scratchpad_words - 1
+    assert execute["weights"].maximum >= largest.weight_words - 1
+    # a period of three is none of those that an element, of at most a word, can have
+    period = next(f for f in fields_of(Opcode.LOAD) if f.name == "period_log2")
+    assert period.maximum >= PERIOD_THREE
+    assert largest.word_bytes < 1 << PERIOD_THREE
 
 
 def test_registers_are_words_of_their_own() -> None:

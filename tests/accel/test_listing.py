@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 
 from accel.config import PRESETS
-from accel.isa import ENTRIES, ISA_VERSION, MAGIC, UNORDERED, Instruction, IsaError, Opcode, Operation, Source, Target
+from accel.isa import (
+    ENTRIES,
+    ISA_VERSION,
+    MAGIC,
+    PERIOD_THREE,
+    UNORDERED,
+    Instruction,
+    IsaError,
+    Opcode,
+    Operation,
+    Source,
+    Target,
+)
 from accel.listing import disassemble
 from accel.numerics import Rounding
 from accel.program import LayerInfo, Program, TensorBinding
@@ -61,8 +73,13 @@ STORE: dict[str, int] = {"pool": 1, "n_x": 3, "n_y": 2, "groups": 2, "minimum": 
         ),
         (
             Opcode.LOAD,
-            LOAD | {"target": Target.FILL, "fill_value": 0x80, "n_y": 4, "local_stride_y": 7},
-            "LOAD     FILL[20] <- byte 0x80; 4 x 5; local strides y 7",
+            LOAD | {"target": Target.FILL, "fill_value": 0x80, "n_y": 4, "local_stride_y": 7, "share_log2": 3},
+            "LOAD     FILL[20] <- byte 0x80; 4 x 5; local strides y 7; one cycle in 8 left to stores",
+        ),
+        (
+            Opcode.LOAD,
+            LOAD | {"element_log2": 2, "period_log2": PERIOD_THREE},
+            "LOAD     ACTIVATIONS[20] <- memory[0x1000]; 5 elements of 4; period 3",
         ),
         (Opcode.LOAD, LOAD | {"target": 7}, "LOAD     ?7[20] <- memory[0x1000]; 5 elements of 1"),
         (
@@ -77,6 +94,34 @@ STORE: dict[str, int] = {"pool": 1, "n_x": 3, "n_y": 2, "groups": 2, "minimum": 
             Opcode.EXECUTE,
             EXECUTE | {"operation": Operation.MAX, "accumulate": 1, "row_offset": 4, "n_kx": 2, "stride_kx": 65535},
             "EXECUTE  MAX accumulators[0..0] max= scratchpad[0]; row offset 4; pixels 1; taps 2*-1",
+        ),
+        (
+            Opcode.EXECUTE,
+            EXECUTE
+            | {"operation": Operation.SUM, "reduce": 1, "accumulators": 20, "accumulate": 1}
+            | {"n_py": 2, "n_px": 3, "n_wy": 4, "n_wx": 5, "stride_py": 60, "stride_px": 5, "stride_wy": 15, "stride_wx": 1},
+            "EXECUTE  SUM accumulators[20..25] += scratchpad[0]; row offset 0; a word for each window; "
+            "pixels 2*60 3*5 4*15 5*1; taps 1",
+        ),
+        (
+            Opcode.EXECUTE,
+            EXECUTE | {"tap_rows": 3, "n_kx": 5, "stride_kx": 1, "weights": 16, "reduce": 1, "n_wx": 2, "stride_wx": 7},
+            "EXECUTE  ARRAY accumulators[0..0] = scratchpad[0] x weights[16]; tap rows 3; a word for each window; "
+            "pixels 2*7; taps 5*1",
+        ),
+        (
+            Opcode.EXECUTE,
+            EXECUTE
+            | {"operation": Operation.WINDOW, "n_py": 9, "n_px": 20, "stride_py": 22, "stride_px": 1, "n_ky": 2, "n_kx": 3}
+            | {"stride_ky": 1, "stride_kx": 2, "activations": 9, "weights": 16, "accumulators": 100, "after_load": 0},
+            "EXECUTE  WINDOW accumulators[100..] = scratchpad[9] x weights[16]; lines 9*22 20*1; "
+            "windows 2 x 3 strides y 1, x 2; after load <= 0",
+        ),
+        (
+            Opcode.EXECUTE,
+            EXECUTE
+            | {"operation": Operation.WINDOW, "accumulate": 1, "n_px": 8, "stride_px": 65535, "stride_ky": 2, "stride_kx": 1},
+            "EXECUTE  WINDOW accumulators[0..] += scratchpad[0] x weights[0]; lines 8*-1; windows 1 x 1 strides y 2, x 1",
         ),
         (
             Opcode.STORE,

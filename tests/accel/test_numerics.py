@@ -150,6 +150,7 @@ def test_wrap_int32() -> None:
         (2.0**-32, (1 << 30, -31)),
         (2.0**-33, (0, 0)),
         (float(2**30) - 1, (2**31 - 2, 30)),
+        ((2**30 + 0.5) / 2**31, (2**30 + 1, 0)),  # a tie goes up, not to the even number below
         (1 - 2.0**-53, (1 << 30, 1)),  # rounds up to 2**31, so one more shift
         (0.0003, (round(0.6144 * 2**31), -11)),
     ],

@@ -26,7 +26,6 @@ MIRRORED = {
     "_READS": read_port.OUTSTANDING,
     "_WRITES": write_port.OUTSTANDING,
     "_IN_FLIGHT": load.IN_FLIGHT,
-    "_SHARE": load.SHARE,
     "_REVISIT": accumulators.REVISIT,
     "_RESULTS": store.RESULTS,
     "_TRANSFERS": write_port.TRANSFERS,

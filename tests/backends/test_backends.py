@@ -75,7 +75,7 @@ def _assert_time_adds_up(program: Program, result: RunResult) -> None:
 @pytest.mark.parametrize(("config", "backend", "seed"), CASES, ids=lambda value: str(value))
 def test_random_network_equals_golden(config: str, backend: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    network = random_network(rng, MACS[config] if backend != "pysim" else PYSIM_MACS)
+    network = random_network(rng, MACS[config] if backend != "pysim" else PYSIM_MACS, lanes=CONFIGS[config].lanes)
     images = [random_image(rng, network) for _ in range(2 if backend != "pysim" else 1)]
     program = compile_network(network, CONFIGS[config])
     timing = _timing(rng)
@@ -104,5 +104,6 @@ def test_verilator_and_pysim_agree_in_every_cycle(seed: int) -> None:
 
 @pytest.mark.parametrize("config", PRESETS)
 def test_there_are_500_layers(config: str) -> None:
-    networks = (random_network(np.random.default_rng(seed), MACS[config]) for seed in SEEDS)
+    lanes = CONFIGS[config].lanes
+    networks = (random_network(np.random.default_rng(seed), MACS[config], lanes=lanes) for seed in SEEDS)
     assert sum(len(network.operators) for network in networks) >= 500

@@ -30,6 +30,10 @@ CONFIGS = {
     "nine": replace(PRESETS["small"], name="nine", rows=9, columns=12, lanes=3, bus_bytes=8, parameter_channels=96),
 }
 
+#: The largest array there is, where rows, taps, groups and byte offsets come to the last bit of their fields; the lines of windows
+#: come to the end of their buffers.
+LARGEST = replace(PRESETS["large"], name="largest", rows=32, columns=32, bus_bytes=32, window_pixels=16)
+
 #: Weight tiles at the end of the weight memory: for taps of three rows, and for windows.
 THREES, WINDOWS = 4, 4
 
@@ -70,7 +74,7 @@ class Assembler:
 
     def load(self, target: Target, **values: int) -> None:
         """Append a LOAD."""
-        full = {"n_x": 1, "n_y": 1, "n_z": 1} | values
+        full = {"n_x": 1, "n_y": 1, "n_z": 1, "share_log2": self.number(0, 3)} | values
         self.instructions.append(Instruction(Opcode.LOAD, LOAD_ORDER | {"target": target} | full))
 
     def fill_everything(self) -> None:
@@ -295,8 +299,9 @@ class Assembler:
         while len(self.instructions) < length:
             (self.random_load, self.random_execute, self.random_store)[self.number(0, 2)]()
         # what the scratchpad holds at the end shows through the array-less path
-        for start in range(0, min(512, self.config.scratchpad_words), self.config.accumulator_words):
-            self.dump(start)
+        shown = min(512, self.config.scratchpad_words)
+        for start in range(0, shown, self.config.accumulator_words):
+            self.dump(start, min(self.config.accumulator_words, shown - start))
         self.instructions.append(Instruction(Opcode.END))
         config = self.config
         size = -(-self.free // 4096) * 4096 + 4096
@@ -330,10 +335,9 @@ class Assembler:
             ),
         )
 
-    def dump(self, start: int) -> None:
+    def dump(self, start: int, count: int) -> None:
         """Write a stretch of the scratchpad to memory, as many banks as there are columns."""
         config = self.config
-        count = min(config.accumulator_words, config.scratchpad_words - start)
         lanes = min(config.rows, config.columns)
         zero = self.place(b"\0" * (config.parameter_channels * isa.PARAMETER_BYTES))
         identity = (1 << 30 << 32 | 30 << 64).to_bytes(16, "little") * config.parameter_channels
@@ -381,3 +385,11 @@ def test_random_instructions_verilator(name: str, seed: int) -> None:
 
 def test_random_instructions_pysim() -> None:
     run_both("pysim", CONFIGS["tiny"], 1, 30, MemoryTiming())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(16))
+def test_random_instructions_on_the_largest_array(seed: int) -> None:
+    timing = MemoryTiming(latency=(20, 1, 3, 100)[seed % 4], interval=(1, 1, 2, 5)[seed // 4 % 4])
+    run_both("verilator", LARGEST, seed, 80, timing)
+    run_both("verilator", LARGEST, seed + 1000, 40, replace(timing, stall_seed=seed))

@@ -1,16 +1,35 @@
 """The accumulators: what is added where, when it is in memory, and reads by the output stage meanwhile."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 from accel.isa import Operation
 from rtl.accumulators import READ_LATENCY, REVISIT, Accumulators
 
+#: What comes to the accumulators; the sums of a WINDOW come as those of ARRAY.
+OPERATIONS = [operation for operation in Operation if operation is not Operation.WINDOW]
+
 INT_MIN, INT_MAX = -(1 << 31), (1 << 31) - 1
 
 
 def wrap(value):
     return (value - INT_MIN) % (1 << 32) + INT_MIN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixel:
+    """What is on the control port in a cycle."""
+
+    cycle: int
+    operation: Operation
+    shift: int
+    address: int
+    overwrite: bool
+    drop: bool
+    forward: bool
+    last: bool
 
 
 class Schedule:
@@ -20,7 +39,7 @@ class Schedule:
         self.rng = rng = np.random.default_rng([seed, rows, columns])
         self.rows, self.columns, self.depth, self.lanes, self.width = rows, columns, depth, lanes, width
         shifts = -(-rows // columns)
-        self.pixels = []  # (cycle, operation, shift, address, overwrite, last)
+        self.pixels = []
         self.done = []
         self.busy = []  # (half, first cycle, cycle of o_done)
         cycle = 1
@@ -28,25 +47,41 @@ class Schedule:
         known = set()
         accumulated = {}
         for _ in range(instructions):
-            operation = Operation(int(rng.integers(0, len(Operation))))
+            operation = Operation(int(rng.choice(OPERATIONS)))
             shift = 0 if operation is Operation.ARRAY else int(rng.integers(0, shifts))
             if path != (operation is Operation.ARRAY, shift):
                 cycle += rows + columns + REVISIT
             path = (operation is Operation.ARRAY, shift)
             half = int(rng.integers(0, 2))
             addresses = (half * depth + rng.choice(depth, int(rng.integers(1, depth + 1)), replace=False)).tolist()
+            # a window of this many pixels goes into each word
+            window = int(rng.choice([1, 1, 2, 5]))
+            drops = {address for address in addresses if rng.random() < 0.2}
             first = cycle
             passes = int(rng.integers(1, 4))
             for n in range(passes):
-                for k, address in enumerate(addresses):
+                for address in addresses:
                     overwrite = n == 0 and (address not in known or rng.random() < 0.5)
                     # the next pass, or instruction, comes as early as is promised
                     cycle = max(cycle, accumulated.get(address, -REVISIT) + REVISIT)
-                    accumulated[address] = cycle
-                    self.pixels.append((cycle, operation, shift, address, overwrite, n == passes - 1 and k == len(addresses) - 1))
-                    cycle += 1
-            known |= set(addresses)
-            last = self.pixels[-1][0]
+                    for k in range(window):
+                        self.pixels.append(
+                            Pixel(
+                                cycle=cycle,
+                                operation=operation,
+                                shift=shift,
+                                address=address,
+                                overwrite=overwrite and not k,
+                                drop=address in drops,
+                                forward=k > 0,
+                                last=(n, address, k) == (passes - 1, addresses[-1], window - 1),
+                            )
+                        )
+                        cycle += 1
+                    if address not in drops:
+                        accumulated[address] = cycle - 1
+            known |= set(addresses) - drops
+            last = self.pixels[-1].cycle
             done = last + columns + (rows + 7 if operation is Operation.ARRAY else 6 + shift * columns)
             self.done.append(done)
             self.busy.append((half, first, done))
@@ -59,21 +94,25 @@ class Schedule:
         self.sums = rng.integers(low, high, (self.cycles + rows + columns + 8, columns))
         self.bytes = rng.choice([-128, 127, -1, 0, 5, -77], (self.cycles + rows + columns + 8, rows))
         self.drains = []
-        controls = {pixel[0]: pixel for pixel in self.pixels}
+        controls = {pixel.cycle: pixel for pixel in self.pixels}
         result = []
         for cycle in range(self.cycles):
             control = {
                 "valid": 0,
-                "last": int(rng.integers(0, 2)),
-                "overwrite": int(rng.integers(0, 2)),
-                "operation": Operation(int(rng.integers(0, 5))),
+                **{name: int(rng.integers(0, 2)) for name in ("last", "drop", "overwrite", "forward")},
+                "operation": Operation(int(rng.choice(OPERATIONS))),
                 "address": int(rng.integers(0, 2 * self.depth)),
             }
             if cycle in controls:
-                _, operation, shift, address, overwrite, last = controls[cycle]
-                control = {"valid": 1, "last": int(last), "overwrite": int(overwrite), "operation": operation, "address": address}
+                pixel = controls[cycle]
+                control = {
+                    "valid": 1,
+                    **{name: int(getattr(pixel, name)) for name in ("last", "drop", "overwrite", "forward")},
+                    "operation": pixel.operation,
+                    "address": pixel.address,
+                }
                 if rows > columns:
-                    control["shift"] = shift
+                    control["shift"] = pixel.shift
             free = [half for half in (0, 1) if not any(h == half and a <= cycle < d for h, a, d in self.busy)]
             half = int(rng.choice(free)) if free else 0
             drain = {"address": half * self.depth + int(rng.integers(0, self.depth))}
@@ -96,26 +135,29 @@ class Schedule:
         """Yield what the banks hold in each cycle that an instruction is done, as ``(cycle, {address: [sum of each column]})``."""
         held = {}
         finished = iter(self.done)
-        for cycle, operation, shift, address, overwrite, last in self.pixels:
-            word = held.setdefault(address, [None] * self.columns)
-            for c in range(self.columns):
-                row = c + shift * self.columns
-                old = word[c]
-                if operation is Operation.ARRAY:
-                    value = int(self.sums[cycle + self.rows + 6 + c, c])
-                elif row >= self.rows:
-                    word[c] = None
-                    continue
-                else:
-                    value = int(self.bytes[cycle + 4 + row, row])
-                if operation in (Operation.LOW, Operation.HIGH):
-                    value = value % 256 << (8 if operation is Operation.HIGH else 0)
-                if overwrite:
-                    word[c] = value
-                elif old is not None:
-                    word[c] = max(old, value) if operation is Operation.MAX else wrap(old + value)
-            if last:
+        before = [None] * self.columns
+        for pixel in self.pixels:
+            word = before if pixel.forward else held.get(pixel.address, [None] * self.columns)
+            before = [self.result(pixel, c, word[c]) for c in range(self.columns)]
+            if not pixel.drop:
+                held[pixel.address] = before
+            if pixel.last:
                 yield next(finished), {at: list(values) for at, values in held.items()}
+
+    def result(self, pixel, column, old):
+        """Return a column's sum with a pixel, or None where that means nothing."""
+        row = column + pixel.shift * self.columns
+        if pixel.operation is Operation.ARRAY:
+            value = int(self.sums[pixel.cycle + self.rows + 6 + column, column])
+        elif row >= self.rows:
+            return None
+        else:
+            value = int(self.bytes[pixel.cycle + 4 + row, row])
+        if pixel.operation in (Operation.LOW, Operation.HIGH):
+            value = value % 256 << (8 if pixel.operation is Operation.HIGH else 0)
+        if pixel.overwrite or old is None:
+            return value if pixel.overwrite else None
+        return max(old, value) if pixel.operation is Operation.MAX else wrap(old + value)
 
 
 @pytest.mark.parametrize(

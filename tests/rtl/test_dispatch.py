@@ -8,13 +8,15 @@ import pytest
 
 from accel import isa
 from accel.config import PRESETS, QUEUE_DEPTH
-from accel.isa import INSTRUCTION_BYTES, UNORDERED, Error, Instruction, Opcode, Operation, Target
+from accel.isa import INSTRUCTION_BYTES, UNORDERED, WINDOW_TAPS, Error, Instruction, Opcode, Operation, Target
 from rtl.dispatch import FETCH_BYTES, PREFETCH, Dispatcher
 from rtl.layouts import QUEUES
 
 CONFIG = replace(PRESETS["tiny"], bus_bytes=32)
 BEGIN = Instruction(Opcode.BEGIN, {"magic": isa.MAGIC, "isa_version": isa.ISA_VERSION, "digest": CONFIG.digest})
 END = Instruction(Opcode.END)
+#: An engine with a path for windows, of a single line.
+WINDOWS = replace(PRESETS["small"], bus_bytes=32, window_pixels=16)
 ONCE = {
     Opcode.LOAD: {"n_x": 1, "n_y": 1, "n_z": 1},
     Opcode.EXECUTE: {f"n_{name}": 1 for name in ("block", "ky", "kx", "py", "px", "wy", "wx")} | {"tap_rows": 1},
@@ -184,9 +186,9 @@ def test_latency(bench, bus_bytes):
     assert seen == expected
 
 
-def run_bad(bench, program, *, bad=()):
-    """Return error and index at which a program stops, no unit taking anything; and what the execute queue shows then."""
-    block = Dispatcher(config=CONFIG)
+def run_bad(bench, program, *, bad=(), config=CONFIG):
+    """Return error and index at which a program stops, no unit taking anything; nothing behind it may reach a queue."""
+    block = Dispatcher(config=config)
     fetcher = Fetcher(block, program, bad=bad)
     found = {}
 
@@ -243,6 +245,8 @@ REFUSED = [
     *((Opcode.LOAD, {"element_log2": 1, name: 1}) for name in ("memory_address", "memory_stride_y", "memory_stride_z")),
     *((Opcode.EXECUTE, {"operation": operation, "tap_rows": ROWS}) for operation in (max(Operation) + 1, 7)),
     *((Opcode.EXECUTE, {"tap_rows": rows}) for rows in (ROWS + 1, 63)),
+    # well-formed, but this engine has no path for it
+    (Opcode.EXECUTE, {"operation": Operation.WINDOW, "tap_rows": ROWS, "n_px": 4, "stride_ky": 1, "stride_kx": 1}),
     (Opcode.EXECUTE, {"operation": Operation.SUM}),
     (Opcode.EXECUTE, {"operation": Operation.SUM, "tap_rows": ROWS, "row_offset": 1}),
     *((Opcode.STORE, {"to_memory": 1, name: 1}) for name in ("memory_address", "memory_stride_y")),
@@ -258,6 +262,70 @@ REFUSED = [
 def test_instructions_that_have_no_end_or_effect(bench, opcode, changes):
     program = [BEGIN, once(Opcode.LOAD), once(opcode, **changes), STORE, END]
     assert run_bad(bench, program) == (Error.BAD_OPCODE, 2)
+
+
+def window(**changes):
+    """Return a WINDOW that is well-formed for WINDOWS, or what ``changes`` say."""
+    values = {"operation": Operation.WINDOW, "tap_rows": WINDOWS.rows, "n_px": 8, "n_py": 5, "n_ky": 3, "n_kx": 3}
+    return once(Opcode.EXECUTE, **values | {"stride_ky": 1, "stride_kx": 1} | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_px": WINDOW_TAPS},
+        {"n_px": WINDOWS.window_pixels + 1},
+        {"n_px": 1 << 9},
+        {"n_kx": 9},
+        {"n_ky": 6},
+        {"n_ky": 255},
+        {"n_block": 2},
+        {"n_wy": 2},
+        {"n_wx": 2},
+        {"stride_ky": 0},
+        {"stride_ky": 3},
+        {"stride_ky": 1 << 15 | 1},
+        {"stride_kx": 0},
+        {"stride_kx": 3},
+        {"stride_kx": 1 << 15 | 2},
+        {"row_offset": WINDOWS.columns},
+        {"reduce": 1},
+        {"tap_rows": WINDOWS.rows - 1},
+        {"tap_rows": WINDOWS.rows + 1},
+        *({name: 0} for name in ("tap_rows", "n_ky", "n_kx", "n_py", "n_px")),
+    ],
+    ids=str,
+)
+def test_malformed_windows(bench, changes):
+    begin = Instruction(Opcode.BEGIN, dict(BEGIN.values) | {"digest": WINDOWS.digest})
+    program = [begin, window(), window(**changes), STORE, END]
+    assert run_bad(bench, program, config=WINDOWS) == (Error.BAD_OPCODE, 2)
+
+
+def test_windows_within_the_limits(bench):
+    """The nearest neighbours of what is refused; and every number of rows for a tap, whether it divides the rows or not."""
+    block = Dispatcher(config=WINDOWS)
+    program = [
+        Instruction(Opcode.BEGIN, dict(BEGIN.values) | {"digest": WINDOWS.digest}),
+        window(n_px=WINDOW_TAPS + 1, n_py=3),
+        window(n_px=WINDOWS.window_pixels, n_kx=WINDOWS.window_pixels, n_ky=5),
+        window(n_py=1023, n_ky=255, stride_ky=2, stride_kx=2, accumulate=1),
+        window(n_ky=1, n_kx=1, stride_ky=2, stride_py=0xFFFF, stride_px=0x8000, accumulators=0xFFFF),
+        *(once(Opcode.EXECUTE, tap_rows=rows, reduce=1) for rows in range(1, WINDOWS.rows + 1)),
+        END,
+    ]
+    fetcher = Fetcher(block, program)
+    got = []
+
+    async def watch(ctx):
+        await bench.receive(ctx, block.o_execute, np.random.default_rng(1), 0.0, lambda payload: got.append(payload["word"]))
+
+    async def end(ctx):
+        await bench.repeat(ctx, 60)
+        assert ctx.get(block.o_error) == Error.NONE, ctx.get(block.o_index)
+
+    bench.run(block, end, background=[fetcher.serve, watch])
+    assert got == [word for word, _, _ in ref_entries(program)["execute"]]
 
 
 def test_the_limits_are_allowed(bench):

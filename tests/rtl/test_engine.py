@@ -1,6 +1,7 @@
 """The whole engine, above all when something is wrong: it says what and where, lets go of the bus, and runs the next program."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from rtl.engine import Engine
 from sim.harness import MEMORY_INPUTS, MEMORY_OUTPUTS
 from sim.memory import MasterSignals, Memory
 
-CONFIG = PRESETS["tiny"]
+CONFIG = replace(PRESETS["tiny"], name="pathless", window_pixels=0)
 BASE = 0x7654_3000
 SIZE = 4096
 MAPS, WEIGHTS, PARAMETERS, OUTPUT = 0x800, 0x900, 0xA00, 0xC00
 PIXELS = 6
+#: Output channels that have parameters.
+CHANNELS = 6
 START, CLEAR = 1, 2
 BUSY, DONE, FAILED = 1, 2, 4
 
@@ -56,7 +59,7 @@ def image_of(program, rng):
     code = b"".join(item if isinstance(item, bytes) else item.encode() for item in program)
     image[: len(code)] = np.frombuffer(code, np.uint8)
     identity = (1 << 30 << 32 | 30 << 64).to_bytes(isa.PARAMETER_BYTES, "little")
-    image[PARAMETERS : PARAMETERS + 2 * isa.PARAMETER_BYTES] = np.frombuffer(identity * 2, np.uint8)
+    image[PARAMETERS : PARAMETERS + CHANNELS * isa.PARAMETER_BYTES] = np.frombuffer(identity * CHANNELS, np.uint8)
     return image
 
 
@@ -72,21 +75,21 @@ def ref_good(image):
 class Host:
     """An engine, its memory (which can be exchanged between runs), and a processor at its registers."""
 
-    def __init__(self, bench):
+    def __init__(self, bench, config=CONFIG):
         self.bench = bench
-        self.engine = Engine(CONFIG)
+        self.engine = Engine(config)
         # one signal of all outputs: the simulator compiles what drives it, but interprets what is sampled
         outputs = Cat(getattr(self.engine, f"m_axi_{name}") for name in MEMORY_OUTPUTS)
         self.outputs = Signal(len(outputs))
         self.module = Module()
         self.module.submodules.engine = self.engine
         self.module.d.comb += self.outputs.eq(outputs)
-        self.memory = Memory(np.zeros(SIZE, np.uint8), base=BASE, bus_bytes=CONFIG.bus_bytes, timing=MemoryTiming())
+        self.memory = Memory(np.zeros(SIZE, np.uint8), base=BASE, bus_bytes=config.bus_bytes, timing=MemoryTiming())
         self.shown = 0
         """Cycles in which the engine wanted something of memory."""
 
     def attach(self, image, timing):
-        self.memory = Memory(image, base=BASE, bus_bytes=CONFIG.bus_bytes, timing=timing)
+        self.memory = Memory(image, base=BASE, bus_bytes=self.engine.config.bus_bytes, timing=timing)
 
     async def serve(self, ctx):
         inputs = [(name, getattr(self.engine, f"m_axi_{name}")) for name in MEMORY_INPUTS]
@@ -206,6 +209,7 @@ CASES = {
     "illegal opcode": (with_opcode(5, 14), Error.BAD_OPCODE, 5),
     "LOAD of nothing": (changed(1, n_x=0), Error.BAD_OPCODE, 1),
     "LOAD to nowhere": (changed(2, target=6), Error.BAD_OPCODE, 2),
+    "WINDOW without its path": (changed(4, operation=Operation.WINDOW, stride_ky=1, stride_kx=1), Error.BAD_OPCODE, 4),
     "STORE of nothing": (changed(5, pool=0), Error.BAD_OPCODE, 5),
     "LOAD from odd addresses": (changed(3, memory_address=PARAMETERS + 1), Error.BAD_OPCODE, 3),
     "LOAD from nowhere": (changed(2, memory_address=BEYOND), Error.READ_FAULT, 2),
@@ -316,3 +320,62 @@ def test_abort(bench, when):
         await host.succeed(ctx, 8, TIMINGS[0])
 
     host.run(run)
+
+
+#: Six rows take two lines of windows, so that a kernel of three is two passes.
+SIX = replace(PRESETS["small"], name="six", rows=6, columns=6, lanes=2, bus_bytes=8, window_pixels=8)
+HEIGHT, WIDTH = 4, 5
+
+
+def depthwise():
+    """Return a program that convolves each of six channels with its own 3x3 kernel: two lines of it, then the third on top."""
+    word = SIX.word_bytes.bit_length() - 1
+    maps = LOAD | {"memory_address": MAPS, "element_log2": word, "period_log2": word, "n_x": HEIGHT * WIDTH}
+    weights = LOAD | {"memory_address": WEIGHTS, "element_log2": word, "n_x": 2 * SIX.rows, "target": Target.WEIGHTS}
+    parameters = LOAD | {"memory_address": PARAMETERS, "n_x": CHANNELS, "target": Target.PARAMETERS, "element_log2": 4}
+    window = EXECUTE | {"operation": Operation.WINDOW, "tap_rows": SIX.rows, "n_px": WIDTH, "n_kx": 3}
+    window |= {"stride_py": WIDTH, "stride_px": 1, "stride_ky": 1, "stride_kx": 1}
+    output = {"to_memory": 1, "memory_address": OUTPUT, "memory_stride_y": (WIDTH - 2) * SIX.word_bytes}
+    return [
+        Instruction(Opcode.BEGIN, dict(BEGIN.values) | {"digest": SIX.digest}),
+        *(Instruction(Opcode.LOAD, load) for load in (maps, weights, parameters)),
+        Instruction(Opcode.EXECUTE, window | {"n_py": HEIGHT - 1, "n_ky": 2}),
+        Instruction(
+            Opcode.EXECUTE,
+            window | {"n_py": HEIGHT - 2, "n_ky": 1, "activations": 2 * WIDTH, "weights": SIX.rows, "accumulate": 1},
+        ),
+        Instruction(Opcode.STORE, STORE | output | {"groups": 3, "n_x": WIDTH - 2, "n_y": HEIGHT - 2}),
+        Instruction(Opcode.END),
+    ]
+
+
+@pytest.mark.parametrize("timing", TIMINGS)
+def test_a_depthwise_convolution(bench, timing):
+    seed = 11
+    rng = np.random.default_rng(seed)
+    host = Host(bench, SIX)
+    kernel = rng.integers(-3, 4, (3, 3, CHANNELS))
+    image = image_of(depthwise(), rng)
+    maps = image[MAPS : MAPS + HEIGHT * WIDTH * SIX.word_bytes].view(np.int8).reshape(HEIGHT, WIDTH, -1)
+    maps[:] = rng.integers(-30, 31, maps.shape)
+    # row b*3 + j multiplies the byte of b lines and j pixels ago, and the last row's word comes first
+    rows = np.concatenate([kernel[1, ::-1], kernel[0, ::-1], kernel[2, ::-1], np.zeros((3, CHANNELS), np.int64)])
+    tiles = image[WEIGHTS : WEIGHTS + len(rows) * SIX.word_bytes].view(np.int8).reshape(2, SIX.rows, -1)
+    tiles[:, :, :CHANNELS] = rows.reshape(2, SIX.rows, CHANNELS)[:, ::-1]
+    expected = image.copy()
+    output = (
+        expected[OUTPUT : OUTPUT + (HEIGHT - 2) * (WIDTH - 2) * SIX.word_bytes].view(np.int8).reshape(HEIGHT - 2, WIDTH - 2, -1)
+    )
+    for y, x in np.ndindex(output.shape[:2]):
+        sums = (maps[y : y + 3, x : x + 3, :CHANNELS] * kernel).sum(axis=(0, 1))
+        output[y, x, :CHANNELS] = np.clip(sums, -128, 127)
+
+    async def run(ctx):
+        host.attach(image, timing)
+        await host.start(ctx)
+        await host.finish(ctx)
+        assert await host.read(ctx, CSR.STATUS) == DONE, f"seed {seed}, {timing}"
+
+    host.run(run)
+    assert np.array_equal(image, expected), f"seed {seed}, {timing}"
+    assert len(np.unique(output[..., :CHANNELS])) > 10

@@ -8,9 +8,9 @@ import pytest
 
 from accel import isa
 from accel.config import PRESETS
-from accel.isa import Instruction, Opcode, Target, UnitState
+from accel.isa import MAX_SHARE_LOG2, PERIOD_THREE, Instruction, Opcode, Target, UnitState
 from rtl.layouts import QUEUES
-from rtl.load import IN_FLIGHT, SHARE, LoadUnit
+from rtl.load import IN_FLIGHT, LoadUnit
 from rtl.write_port import BURST_BEATS
 
 SMALL = PRESETS["small"]
@@ -31,6 +31,7 @@ def ref_writes(config, load, memory):
     writes = []
     element = 1 << load["element_log2"]
     target = load["target"]
+    period = 3 if load["period_log2"] == PERIOD_THREE else 1 << load["period_log2"]
     for z in range(load["n_z"]):
         for y in range(load["n_y"]):
             for x in range(load["n_x"]):
@@ -41,7 +42,7 @@ def ref_writes(config, load, memory):
                 if target == Target.FILL:
                     writes.append(("scratchpad", address, [load["fill_value"]] * config.rows))
                 elif target == Target.ACTIVATIONS:
-                    writes.append(("scratchpad", address, [content[r % (1 << load["period_log2"])] for r in range(config.rows)]))
+                    writes.append(("scratchpad", address, [content[r % period] for r in range(config.rows)]))
                 elif target == Target.WEIGHTS:
                     writes.append(("weights", address, content[: config.columns]))
                 elif target == Target.PARAMETERS:
@@ -172,10 +173,16 @@ def random_load(config, rng):
         Target.FILL: 0,
     }[target]
     n_x, n_y, n_z = int(rng.integers(1, 14)), int(rng.integers(1, 4)), int(rng.integers(1, 3))
+    periods = list(range(log2 + 1))
+    if 1 << log2 >= config.rows:
+        periods += [7] * len(periods)
+    if 1 << log2 >= min(3, config.rows):
+        periods += [PERIOD_THREE] * 2
     values = {
         "target": target,
         "element_log2": log2,
-        "period_log2": int(rng.integers(0, log2 + 1)) if log2 < (config.rows - 1).bit_length() or rng.random() < 0.5 else 7,
+        "period_log2": int(rng.choice(periods)),
+        "share_log2": int(rng.integers(0, MAX_SHARE_LOG2 + 1)),
         "fill_value": int(rng.integers(0, 256)),
         "memory_address": int(rng.integers(0, 1000)) << log2 & 0xFFF,
         "memory_stride_y": (n_x + int(rng.integers(0, 5))) << log2,
@@ -230,16 +237,19 @@ def test_pace(bench, name, target, log2, pace):
 
 
 @pytest.mark.parametrize("target", [Target.FILL, Target.ACTIVATIONS, Target.WEIGHTS])
-def test_the_output_stages_share(bench, target):
-    """One cycle in ``SHARE`` is left free on the scratchpad's write port, and only there."""
+@pytest.mark.parametrize("share_log2", range(MAX_SHARE_LOG2 + 1))
+def test_the_output_stages_share(bench, target, share_log2):
+    """One cycle in ``2**share_log2`` (none for 0) is left free on the scratchpad's write port, and only there."""
     config = CONFIGS["small"]
     around = Around(config, latency=1)
-    around.run(bench, [Instruction(Opcode.LOAD, ONCE | {"target": target, "element_log2": 2, "n_x": 50, "fill_value": 9})])
+    values = ONCE | {"target": target, "element_log2": 2, "n_x": 50, "fill_value": 9, "share_log2": share_log2}
+    around.run(bench, [Instruction(Opcode.LOAD, values)])
     cycles = range(around.written[0], around.written[-1] + 1)
     # cycles are counted from reset; a write is shown a cycle after it was allowed
-    free = [cycle for cycle in cycles if cycle % SHARE == 0 and target != Target.WEIGHTS]
+    shares = share_log2 > 0 and target != Target.WEIGHTS
+    free = [cycle for cycle in cycles if shares and cycle % (1 << share_log2) == 0]
     assert around.written == [cycle for cycle in cycles if cycle not in free]
-    assert len(free) >= 50 // SHARE or target == Target.WEIGHTS
+    assert len(free) >= (50 >> share_log2 if shares else 0)
 
 
 def test_fill_reads_nothing(bench):
@@ -252,6 +262,20 @@ def test_fill_reads_nothing(bench):
     # seen in cycle 0, at the receiver in cycle 1, written from cycle 2 on
     assert around.written == [2, 3, 4, 5, 6, 7]
     assert around.retired == [9]
+
+
+@pytest.mark.parametrize(
+    ("name", "banks"), [("small", [0, 1, 2, 0]), ("odd", [0, 1, 2]), ("least", [0, 1]), ("eight", [0, 1, 2, 0, 1, 2, 0, 1])]
+)
+def test_three_bytes_of_four_go_round_the_banks(bench, name, banks):
+    """An image's pixels of three channels: the fourth byte of an element is not used."""
+    config = PRESETS["base"] if name == "eight" else CONFIGS[name]
+    log2 = min(2, config.word_bytes.bit_length() - 1)
+    load = Instruction(Opcode.LOAD, ONCE | {"element_log2": log2, "period_log2": PERIOD_THREE, "memory_address": 40, "n_x": 5})
+    around = Around(config)
+    around.run(bench, [load])
+    elements = around.memory[40 : 40 + (5 << log2)].reshape(5, -1)
+    assert around.writes == [("scratchpad", n, [int(elements[n, bank]) for bank in banks]) for n in range(5)]
 
 
 def test_bursts_are_cut(bench):

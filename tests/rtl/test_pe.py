@@ -5,7 +5,7 @@ import pytest
 
 from rtl.pe import PE, sum_width
 
-OUTPUTS = ("o_activation", "o_swap", "o_weight", "o_shift", "o_sum")
+EXTREMES = (-128, 127)
 
 
 @pytest.mark.parametrize(("rows", "width"), [(1, 16), (2, 17), (3, 18), (4, 18), (5, 19), (16, 20), (17, 21), (32, 21)])
@@ -14,41 +14,56 @@ def test_sum_width_holds_the_largest_sum(rows, width):
     assert rows * 128 * 128 < 1 << width - 1
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_every_output_in_every_cycle(bench, seed):
-    rng = np.random.default_rng(seed)
-    cycles = 300
-    inputs = [
-        {
-            "i_activation": int(rng.choice([-128, 127, int(rng.integers(-128, 128))])),
+def draw(rng, cycles, *, vertical):
+    """Return random values for every input of a processing element in every cycle."""
+
+    def byte():
+        return int(rng.choice([*EXTREMES, int(rng.integers(-128, 128))]))
+
+    inputs = []
+    for _ in range(cycles):
+        values = {
+            "i_activation": byte(),
             "i_swap": int(rng.random() < 0.2),
-            "i_weight": int(rng.choice([-128, 127, int(rng.integers(-128, 128))])),
+            "i_weight": byte(),
             "i_shift": int(rng.random() < 0.4),
             "i_sum": int(rng.integers(-(1 << 16), 1 << 16)),
         }
-        for _ in range(cycles)
-    ]
-    seen = bench.trace(PE(width=18), inputs, OUTPUTS)
+        if vertical:
+            values |= {"i_above": byte(), "i_vertical": int(rng.random() < 0.5)}
+        inputs.append(values)
+    return inputs
+
+
+@pytest.mark.parametrize("vertical", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_every_output_in_every_cycle(bench, seed, vertical):
+    cycles = 300
+    inputs = draw(np.random.default_rng([seed, vertical]), cycles, vertical=vertical)
+    outputs = ["o_activation", "o_weight", "o_sum", *(["o_below"] if vertical else [])]
+    seen = bench.trace(PE(width=18, vertical=vertical), inputs, outputs)
 
     # The shadow is what i_weight was when it last shifted; the weight is the shadow that the swap of this activation, or of the
     # last activation that had one, found.
-    shadow, weight, weights = None, None, []
+    shadow, weight, weights, activations = None, None, [], []
     for cycle, values in enumerate(inputs):
         if values["i_swap"]:
             weight = shadow
         weights.append(weight)
         if values["i_shift"]:
             shadow = values["i_weight"]
+        activations.append(values["i_above"] if values.get("i_vertical") else values["i_activation"])
         if cycle + 1 < cycles:
             after = seen[cycle + 1]
-            assert after["o_activation"] == values["i_activation"], f"seed {seed}, cycle {cycle}"
-            assert (after["o_swap"], after["o_shift"]) == (values["i_swap"], values["i_shift"]), f"seed {seed}, cycle {cycle}"
+            assert after["o_activation"] == activations[cycle], f"seed {seed}, cycle {cycle}"
             if shadow is not None:
                 assert after["o_weight"] == shadow, f"seed {seed}, cycle {cycle}"
+        if vertical and cycle + 2 < cycles:
+            assert seen[cycle + 2]["o_below"] == activations[cycle], f"seed {seed}, cycle {cycle}"
     checked = 0
     for cycle in range(cycles - 3):
         if weights[cycle] is not None:
-            expected = inputs[cycle + 2]["i_sum"] + inputs[cycle]["i_activation"] * weights[cycle]
+            expected = inputs[cycle + 2]["i_sum"] + activations[cycle] * weights[cycle]
             assert seen[cycle + 3]["o_sum"] == expected, f"seed {seed}, cycle {cycle}"
             checked += 1
     assert checked > cycles // 2

@@ -5,7 +5,7 @@ import pytest
 
 from rtl.scratchpad import Scratchpad
 
-OUTPUTS = ("o_bytes", "o_swap", "o_shift")
+OUTPUTS = ("o_bytes", "o_swap", "o_vertical", "o_lag", "o_shift")
 
 
 class Model:
@@ -52,7 +52,12 @@ def test_rows_read_at_their_own_tap(bench, rows, depth, gap):
     inputs = []
     for cycle in range(cycles):
         values = {
-            "i_pixel": {"first": 0, "offset": int(rng.integers(0, 1 << 16))},
+            "i_pixel": {
+                "first": 0,
+                "vertical": int(rng.integers(0, 2)),
+                "lag": int(rng.integers(0, 256)),
+                "offset": int(rng.integers(0, 1 << 16)),
+            },
             "i_tap": {"start": 0, "address": int(rng.integers(0, 1 << 16))},
         }
         mask, address = int(rng.integers(0, 1 << rows)), int(rng.integers(0, 1 << 16))
@@ -64,7 +69,7 @@ def test_rows_read_at_their_own_tap(bench, rows, depth, gap):
         for n, tap in enumerate(taps):
             inputs[tap_at + n]["i_tap"] = {"start": int(n == 0), "address": tap}
         for n, offset in enumerate(offsets):
-            inputs[begin + n]["i_pixel"] = {"first": int(n == 0), "offset": offset}
+            inputs[begin + n]["i_pixel"] |= {"first": int(n == 0), "offset": offset}
     seen = bench.trace(Scratchpad(rows=rows, depth=depth), inputs, OUTPUTS)
 
     swaps, shifts = set(), set()
@@ -77,7 +82,16 @@ def test_rows_read_at_their_own_tap(bench, rows, depth, gap):
                 # rows of later numbers read later, and see what was written meanwhile
                 expected = model.byte(row, offset + taps[rows - 1 - row], cycle + 2 + row)
                 assert seen[cycle + 4 + row]["o_bytes"][row] == expected, f"seed {seed}: row {row} of the pixel in cycle {cycle}"
-    for name, expected in (("o_swap", swaps), ("o_shift", shifts)):
+    # what goes with a pixel goes with it through every row, and the lag with row 0's byte
+    pixels = [values["i_pixel"] for values in inputs]
+    verticals = {
+        (cycle + 4 + row, row)
+        for cycle, pixel in enumerate(pixels)
+        for row in range(rows)
+        if pixel["vertical"] and cycle + 4 + row < cycles
+    }
+    assert [values["o_lag"] for values in seen[4:]] == [pixel["lag"] for pixel in pixels[:-4]], f"seed {seed}"
+    for name, expected in (("o_swap", swaps), ("o_vertical", verticals), ("o_shift", shifts)):
         got = {(cycle, row) for cycle, values in enumerate(seen) for row in range(rows) if values[name] >> row & 1}
         assert got == expected, f"seed {seed}: {name}"
 

@@ -16,7 +16,7 @@ MAX_MACS = 200_000
 
 def check(seed: int, config: EngineConfig) -> None:
     rng = np.random.default_rng(seed)
-    network = random_network(rng, MAX_MACS)
+    network = random_network(rng, MAX_MACS, lanes=config.lanes)
     images = np.stack([random_image(rng, network) for _ in range(2)])
     program = compile_network(network, config)
     outputs = Emulator(seed=seed).run(program, list(images)).outputs
@@ -41,7 +41,7 @@ def test_many_random_networks(config: EngineConfig) -> None:
 def test_random_networks_are_of_every_kind() -> None:
     networks = [random_network(np.random.default_rng(seed), MAX_MACS) for seed in range(200)]
     operators = [op for network in networks for op in network.operators]
-    assert {type(op).__name__ for op in operators} == {"Conv2D", "MaxPool", "AveragePool", "Add", "Lookup"}
+    assert {type(op).__name__ for op in operators} == {"Conv2D", "MaxPool", "AveragePool", "Add", "Lookup", "Concat"}
     convs = [op for op in operators if type(op).__name__ == "Conv2D"]
     for feature in (
         [op.is_depthwise for op in convs],

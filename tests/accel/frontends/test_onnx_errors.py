@@ -167,13 +167,17 @@ def after(bench: Any, add: Callable[[Any], Any], **options: Any) -> str:
             "LSTM 'rnn': the operator is not supported; supported are Abs, Add,",
         ),
         (
-            lambda m: m.node("Concat", m.value, name="join", axis=1),
-            "Concat 'join': the operator is not supported; branches can only be joined by Add",
+            lambda m: m.node("Concat", m.value, name="join", axis=2),
+            "along axis 2; only channels can be joined",
+        ),
+        (
+            lambda m: m.node("Concat", m.value, name="join", axis=4),
+            "Concat 'join': joins activations of shapes",
         ),
         (lambda m: m.node("ConvTranspose", np.zeros((2, 1, 3, 3), np.float32), name="up"), "the nearest supported form is Conv"),
         (
             lambda m: m.node("Mul", m.value, name="gate"),
-            "Mul 'gate': Mul of two activations is not supported; they can only be joined by Add",
+            "Mul 'gate': Mul of two activations is not supported; they can only be joined by Add and Concat",
         ),
         (
             lambda m: m.node("Add", np.arange(2, dtype=np.float32).reshape(2, 1, 1), name="shift"),
@@ -318,7 +322,9 @@ def test_float_model_with_an_unknown_operator_is_refused_before_it_is_quantised(
 
 
 def test_unknown_names_list_the_networks() -> None:
-    with pytest.raises(SystolithError, match=r"no network is called 'lenet'; use one of lenet5, .*autoencoder, or a \.onnx file"):
+    with pytest.raises(
+        SystolithError, match=r"no network is called 'lenet'; use one of lenet5, .*autoencoder, or a \.onnx or \.tflite file"
+    ):
         load_network("lenet")
 
 

@@ -228,6 +228,37 @@ def test_residual_add(bench: Any, form: str, activations: Any) -> None:
     assert np.array_equal(bench.golden_bytes(network, images), expected), f"seed {seed}"
 
 
+@pytest.mark.parametrize("activations", [np.int8, np.uint8])
+@pytest.mark.parametrize("form", ["qoperator", "qdq"])
+def test_joined_channels(bench: Any, form: str, activations: Any) -> None:
+    """Three maps on three scales: each is brought to the result's by a table."""
+    seed = (form == "qdq") * 2 + (activations == np.uint8)
+    rng = np.random.default_rng(seed)
+    shape = (4, 16, 16)
+    scales = rng.uniform(0.01, 0.05, 3).astype(np.float32)
+    zeros = [random_zero(rng, activations) for _ in range(3)]
+    images = random_bytes(rng, activations, IMAGES, *shape)
+    model = bench.Model((1, *shape), element(activations), opset=17)
+    x = model.node("DequantizeLinear", scales[0], zeros[0])
+    model.node("MaxPool", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    model.node("LeakyRelu", alpha=0.5)
+    second = model.node("QuantizeLinear", scales[1], zeros[1])
+    if form == "qoperator":
+        maps = ["image", scales[0], zeros[0], second, scales[1], zeros[1], "image", scales[0], zeros[0]]
+        first = model.constant(scales[2])
+        model.node("QLinearConcat", zeros[2], *maps, first=first, domain="com.microsoft", axis=1)
+    else:
+        real = model.node("DequantizeLinear", scales[1], zeros[1])
+        model.node("Concat", real, x, first=x, axis=1)
+        model.node("Relu")
+        model.node("QuantizeLinear", scales[2], zeros[2])
+    proto = model.proto(element(activations))
+    network = bench.load(proto)
+    expected = bench.runtime_bytes(proto, images, network, optimise=True)
+    assert network.tensor(network.output).shape == (16, 16, 12)
+    assert np.array_equal(bench.golden_bytes(network, images), expected), f"seed {seed}"
+
+
 FUNCTIONS: list[tuple[str, dict[str, Any]]] = [
     ("Abs", {}),
     ("Celu", {"alpha": 1.5}),
