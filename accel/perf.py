@@ -236,6 +236,8 @@ class _Replay:
         self.outstanding = 0
         self.last_fire = -1
         self.last_delayed = -1
+        self.not_before = 0
+        """First cycle in which the load unit may leave the port to the next result, as far as known."""
         self.issues: list[_Issue] = []
         self.refused: list[tuple[int, int]] = []
         """From when to when (inclusive) a result at the head waited for the write port to take the word before it."""
@@ -687,7 +689,7 @@ class _Replay:
     def _write_from(self) -> int:
         """Return the first cycle in which the next result may be written, the load unit apart."""
         result = self.results[0]
-        fire = max(result.earliest, self.last_fire + 1)
+        fire = max(result.earliest, self.last_fire + 1, self.not_before)
         return max(fire, self.port.word_free())
 
     def _write(self) -> _Process:
@@ -708,6 +710,10 @@ class _Replay:
                     if not self.channel.writes_in(fire - 1):
                         break
                     fire += 1
+                    # credits of swallowed groups that come back meanwhile are not waited for until then
+                    self.not_before = fire
+                    if self.outstanding == _RESULTS and self.releases and self.releases[0] <= fire and self._due[_STORE] is None:
+                        self.wake(_STORE, self.now)
             self.results.popleft()
             heapq.heappush(self.releases, fire)
             self.last_fire = fire
