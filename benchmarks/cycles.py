@@ -3,8 +3,8 @@
 Ours are those of the cycle model (``accel.perf``), which the test suite holds to the engine's own count. SCALE-Sim's are its closed
 forms: ``accel.peers.scalesim`` says what they leave out, and how they count depthwise layers.
 
-``cycles.json`` beside this file has the counts of today, which the test suite compares with what the models say; ``--pin`` writes it
-anew after a change that is meant to change them.
+``cycles.json`` beside this file has the counts of today, which the test suite compares with what the models say; ``--pin`` writes
+it anew after a change that is meant to change them.
 """
 
 from __future__ import annotations
