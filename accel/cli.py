@@ -115,6 +115,14 @@ _memory_interval = click.option(
     metavar="K",
     help="Cycles a beat of the memory bus.",
 )
+_budget = click.option(
+    "--budget",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Instructions that the compiler may replay on the cycle model to find a faster program (100000 takes a while).",
+)
 _clock = click.option(
     "--clock",
     type=click.FloatRange(min=0, min_open=True),
@@ -155,6 +163,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
     "--input", "input_file", metavar="FILE", help="Run the images in a .npy, .npz or .png file instead (all, or the first N)."
 )
 @_calibration
+@_budget
 @_memory_latency
 @_memory_interval
 @click.option("--stall-seed", type=int, metavar="S", help="Stall the memory bus at random as well, from this seed.")
@@ -169,6 +178,7 @@ def run(
     images: int | None,
     input_file: str | None,
     calibration: str | None,
+    budget: int,
     memory_latency: int,
     memory_interval: int,
     stall_seed: int | None,
@@ -209,7 +219,7 @@ def run(
         default = DEFAULT_IMAGES_PYSIM if runner.name == "pysim" else DEFAULT_IMAGES
         chosen = _images_of_file(loaded, input_file, images) if input_file else _samples(loaded, network, images, default)
         progress.stage(f"compiling {loaded.name} for {engine.name}")
-        program = compile_network(loaded, engine)
+        program = compile_network(loaded, engine, budget=budget)
         progress.stage("running the golden model")
         expected = golden.run(loaded, chosen.inputs)
         built = ": each configuration's model is built once, in half a minute to some minutes" if runner.name == "verilator" else ""
@@ -245,6 +255,7 @@ def run(
 @_network
 @_configs
 @_calibration
+@_budget
 @_memory_latency
 @_memory_interval
 @_clock
@@ -256,6 +267,7 @@ def estimate(
     network: str,
     configs: tuple[str, ...],
     calibration: str | None,
+    budget: int,
     memory_latency: int,
     memory_interval: int,
     clock: float,
@@ -289,7 +301,7 @@ def estimate(
         loaded = load_network(network, calibration=calibration, assume=True)
         for engine in engines:
             progress.stage(f"compiling {loaded.name} for {engine.name}")
-            program = compile_network(loaded, engine)
+            program = compile_network(loaded, engine, budget=budget)
             progress.stage(f"estimating {loaded.name} on {engine.name}")
             begin = time.perf_counter()
             estimated = perf.estimate(program, timing)
@@ -312,6 +324,7 @@ def estimate(
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @_configs
 @click.option("--calibration", metavar="FILE", help="Images (.npy or .npz) with which float models among the files are quantised.")
+@_budget
 @_memory_latency
 @_memory_interval
 @_clock
@@ -333,6 +346,7 @@ def compare(
     models: tuple[str, ...],
     configs: tuple[str, ...],
     calibration: str | None,
+    budget: int,
     memory_latency: int,
     memory_interval: int,
     clock: float,
@@ -381,7 +395,7 @@ def compare(
             for engine in engines:
                 progress.stage(f"compiling {network.name} for {engine.name}")
                 try:
-                    program = compile_network(network, engine)
+                    program = compile_network(network, engine, budget=budget)
                 except CompileError as error:
                     refusals.append(comparing.Refusal(network=network.name, config=engine.name, reason=str(error)))
                     continue

@@ -38,6 +38,7 @@ def smallest_pass(config: EngineConfig) -> int:
     return max(config.rows, 4)
 
 
+@functools.lru_cache(maxsize=256)
 def store_share(stage: Stage, plan: Plan, config: EngineConfig) -> int:
     """Return the ``share_log2`` of a stage's loads with which array, loads and stores to the scratchpad are done soonest."""
     height, width, channels = stage.shape

@@ -132,6 +132,7 @@ class _StageLowering:
         self.parameter_chunks = _parameter_chunks(stage, self.config)
         self.packed: dict[int, Int8Array] = {}
         self.needed: dict[tuple[int, int, int, Box], bool] = {}
+        self.heights: dict[tuple[Plan, int, int], tuple[int, ...]] = {}
         self.following: _StageLowering | None = None
         self.border_due: int | None = None
         if self.output_frame is not None:
@@ -298,23 +299,27 @@ class _StageLowering:
         width = min(band.columns, self.plan.tile_columns) * stage.pool_words
         least = min(most, -(-max(smallest_pass(self.config), 16) // width))
         loads = any(frame is None for frame in self.frames)
-        fronts = [0, 2, 4] if loads else [0]
-        backs = [0, 2, 4, 1 << 16] if last else [0]
+        fronts = [0, 2] if loads else [0]
+        backs = [0, 4, 1 << 16] if last else [0]
         if self.choice.taper is not None:
             front, back, scale = self.choice.taper
             return tuple(_tapered(band.lines, most, min(most, scale * least), front if loads else 0, back if last else 0))
         ends = loads or last
-        tallest = {-(-most // parts) for parts in ((1, 2, 4) if ends else (1,))}
+        tallest = {-(-most // parts) for parts in ((1, 2, 4) if loads else (1, 2) if last else (1,))}
         candidates = {
             tuple(_tapered(band.lines, most, min(most, scale * least), front, back))
-            for most, front, back, scale in itertools.product(tallest, fronts, backs, (1, 2, 4) if ends else (1,))
+            for most, front, back, scale in itertools.product(tallest, fronts, backs, (1, 4) if ends else (1,))
         }
         if first and not loads:
             ready = max((self._ready_lines(bottom) for bottom in self._finished_lines()), default=0) - self._first_line(band)
             candidates |= {(ready, heights[0] - ready, *heights[1:]) for heights in candidates if 0 < ready < heights[0]}
         if len(candidates) == 1:
             return candidates.pop()
-        return min(sorted(candidates), key=lambda heights: self._outlook(band, heights, last=last))
+        # what is best for one band in the middle of a stage is good for all of them
+        key = (self.plan, band.lines, band.columns)
+        if first or last or key not in self.heights:
+            self.heights[key] = min(sorted(candidates), key=lambda heights: self._outlook(band, heights, last=last))
+        return self.heights[key]
 
     def _finished_lines(self) -> list[int]:
         """Return the lines ``[0, bottom)`` of the input that are finished before its last tile is."""

@@ -15,7 +15,7 @@ from accel.isa import WINDOW_TAPS, Operation
 __all__ = ["choose_plans", "tile_sizes"]
 
 #: Plans that are looked at more closely, if they are estimated to take at most so many times the best one's cycles.
-_CONTENDERS = 6
+_CONTENDERS = 4
 _NEARLY = 1.1
 
 MAX_COUNT = 1023
@@ -110,6 +110,11 @@ def _fractions(size: int) -> list[int]:
     return sorted({-(-size // count) for count in counts if count <= size}, reverse=True)
 
 
+def _halves(size: int) -> list[int]:
+    """Return a size, half of it, and so on down to 1."""
+    return sorted({-(-size // (1 << n)) for n in range(size.bit_length())}, reverse=True)
+
+
 def _loaded_plans(stage: Stage, config: EngineConfig, loaded: int, gap: int) -> Iterator[Plan]:
     height, width, _ = stage.shape
     whole = _whole(stage, config)
@@ -118,7 +123,7 @@ def _loaded_plans(stage: Stage, config: EngineConfig, loaded: int, gap: int) -> 
     for band_units in _fractions(len(stage.units)):
         planes = _band_planes(stage, band_units)
         for band_rows in _fractions(height):
-            for band_columns in _fractions(width):
+            for band_columns in _halves(width):
                 for band_images in _band_images(stage, whole, whole_map=(band_rows, band_columns) == (height, width)):
                     plan = replace(
                         whole, band_images=band_images, band_rows=band_rows, band_columns=band_columns, band_units=band_units
