@@ -53,6 +53,11 @@ class Frame:
         """Return the frame moved to another address."""
         return replace(self, base=base)
 
+    def of_images(self, first: int, last: int) -> Frame:
+        """Return the part that holds images ``[first, last)``."""
+        area = replace(self.area, first_image=first, last_image=last)
+        return replace(self, area=area, base=self.base + (first - self.area.first_image) * self.image_words)
+
     @property
     def planes(self) -> int:
         """Planes held."""

@@ -62,11 +62,11 @@ def lower(
 
 
 class _State:
-    """What one stage leaves to the next: the value in each resident map's border, the accumulator half that comes next, and when
-    the units will be through with what is emitted."""
+    """What one stage leaves to the next: the value in each resident map's border, by image, the accumulator half that comes next,
+    and when the units will be through with what is emitted."""
 
     def __init__(self, config: EngineConfig) -> None:
-        self.borders: dict[str, int] = {}
+        self.borders: dict[tuple[str, int], int] = {}
         self.half = 0
         self.timeline = Timeline(config)
 
@@ -147,17 +147,12 @@ class _StageLowering:
 
     def run(self, following: _StageLowering | None) -> None:
         """Emit the stage, and the LOADs of weights of the one that follows it."""
-        stage = self.stage
         self.following = following
         if len(self.plans) > 1:
             self.plan = min(self.plans, key=self._trial)
         # the first weights are few, and have to move into the array before it can begin
         for request in itertools.islice(self._weight_requests(self.stage.units[0], next(self._chunks(self.stage.units))), 1):
             request()
-        for name, frame in zip(stage.inputs, self.frames, strict=True):
-            if frame is not None and any(stage.borders) and self.state.borders.get(name) != stage.fill:
-                self.emitter.fill_border(frame, stage.fill)
-                self.state.borders[name] = stage.fill
         for region, band, units, first, last in self._bands():
             self._band(region, band, units, first=first, last=last)
         self._look_ahead()
@@ -208,11 +203,25 @@ class _StageLowering:
                 if (found := request()) is not None:
                     words -= found[1]
 
-    def fill_output_border(self) -> None:
-        """Fill the border of the output, once."""
-        if self.output_frame is not None and self.border_due is not None and self.stage.output not in self.state.borders:
-            self.emitter.fill_border(self.output_frame, self.border_due)
-            self.state.borders[self.stage.output] = self.border_due
+    def _fill_input_borders(self, tile: _Tile) -> None:
+        """Have in the borders of resident inputs what the stage reads there, for a tile's images."""
+        for name, frame in zip(self.stage.inputs, self.frames, strict=True):
+            if frame is not None and any(self.stage.borders):
+                self._fill_border(name, frame, self.stage.fill, tile.first_image, tile.last_image)
+
+    def fill_output_border(self, first_image: int, last_image: int) -> None:
+        """Fill the border of the output of some images, once."""
+        if self.output_frame is not None and self.border_due is not None:
+            missing = [image for image in range(first_image, last_image) if (self.stage.output, image) not in self.state.borders]
+            if missing:
+                self._fill_border(self.stage.output, self.output_frame, self.border_due, missing[0], missing[-1] + 1)
+
+    def _fill_border(self, name: str, frame: Frame, value: int, first_image: int, last_image: int) -> None:
+        """Have a value in the borders of consecutive images."""
+        images = range(first_image, last_image)
+        if any(self.state.borders.get((name, image)) != value for image in images):
+            self.emitter.fill_border(frame.of_images(first_image, last_image), value)
+            self.state.borders.update(dict.fromkeys(((name, image) for image in images), value))
 
     def _weight_requests(self, unit: Unit, box: Box) -> Iterator[Callable[[], tuple[int, int] | None]]:
         """Return what loads each piece of a unit's weights, and says its address and words."""
@@ -227,7 +236,7 @@ class _StageLowering:
         """Prepare the stage that follows: the border of its output, and weights as far as this one leaves room for them."""
         if self.following is None:
             return
-        self.following.fill_output_border()
+        self.following.fill_output_border(0, self.following.stage.images if self.following.stage.is_stacked else 1)
         if fits_weight_memory(self.stage, self.config):
             self.following.prefetch(self.config.weight_words - weight_words(self.stage, self.config) - weight_limit(self.config))
 
@@ -396,6 +405,7 @@ class _StageLowering:
         words = tile.lines * tile.columns * self.stage.pool_words
         base = self.state.half * self.config.accumulator_words
         self.state.half ^= 1
+        self._fill_input_borders(tile)
         started: set[int] = set()
         # A band serves all its units with one load; in chunks there is room for the group's own planes only.
         for chunk in self._chunks(units):
@@ -664,7 +674,7 @@ class _StageLowering:
             self.emitter.load_table(Target.PAIR_TABLE, stage.pair_table)
         if self.output_frame is not None:
             finish["period_log2"] = (storage_period(config, stage.map_shape[2]) - 1).bit_length()
-            self.fill_output_border()
+            self.fill_output_border(tile.first_image, tile.last_image)
         for piece in unit.pieces(config, 0 if stage.part is None else stage.part[0]):
             local = memory = None
             if (frame := self.output_frame) is not None:
