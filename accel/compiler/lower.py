@@ -638,7 +638,7 @@ class _StageLowering:
         stage = self.stage
         taps = stage.window_taps
         y, bottom = stage.reach(0, tile.top, tile.bottom, ky)
-        x, _ = stage.reach(1, tile.left, tile.right, (kx[1] - taps, kx[1]))
+        x, _ = stage.reach(1, tile.left, tile.right, stage.pass_columns(kx))
         down, across = stage.window.stride
         lines = Loop(bottom - y, source.row_words)
         if ky[1] - ky[0] == 1:

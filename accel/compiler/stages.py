@@ -213,6 +213,12 @@ class Stage:
         """Kernel columns that the passes of a WINDOW read, all alike."""
         return min(self.window.kernel[1], WINDOW_TAPS)
 
+    def pass_columns(self, kx: tuple[int, int]) -> tuple[int, int]:
+        """Return the kernel columns ``[first, last)`` that a pass of a WINDOW over ``kx`` reads: as many in all passes, and none
+        outside the kernel, since what lies beside a frame is not the stage's to read. Those outside ``kx`` have no weights."""
+        first = max(0, kx[1] - self.window_taps)
+        return first, first + self.window_taps
+
     def line_pixels(self, columns: int) -> int:
         """Return the pixels in a line of a WINDOW with so many output columns."""
         return (columns - 1) * self.window.stride[1] + self.window_taps

@@ -79,7 +79,7 @@ ORDERS = (None, (0, 1, 2), (1, 0, 2), (0, 2, 1), (2, 1, 0))
 def test_any_order_gives_the_same(config: EngineConfig, batch: int) -> None:
     for seed in range(12 // batch):
         rng = np.random.default_rng(seed)
-        network = random_network(rng, 100_000)
+        network = random_network(rng, 100_000, lanes=config.lanes)
         images = np.stack([random_image(rng, network) for _ in range(batch)])
         expected = golden.run(network, images)
         program = compile_network(network, config, batch=batch)
@@ -101,7 +101,7 @@ def test_every_wait_is_needed_somewhere(field: str) -> None:
 
     for seed in range(30):
         rng = np.random.default_rng(seed)
-        network = random_network(rng, 100_000)
+        network = random_network(rng, 100_000, lanes=config.lanes)
         images = random_image(rng, network)[np.newaxis]
         program = compile_network(network, config)
         broken = replace(program, instructions=tuple(without(instruction) for instruction in program.instructions))
@@ -115,7 +115,7 @@ def test_every_wait_is_needed_somewhere(field: str) -> None:
 def test_units_never_share_an_accumulator_half(config: EngineConfig) -> None:
     """While a STORE may run, no EXECUTE that may run touches its half, and the other way round."""
     for seed in range(12):
-        program = compile_network(random_network(np.random.default_rng(seed), 100_000), config)
+        program = compile_network(random_network(np.random.default_rng(seed), 100_000, lanes=config.lanes), config)
         halves: dict[Opcode, list[int]] = {Opcode.EXECUTE: [], Opcode.STORE: []}
         # A unit keeps its order, so what one instruction waited for has also ended for those behind it.
         ended = {Opcode.EXECUTE: 0, Opcode.STORE: 0}
