@@ -99,7 +99,8 @@ class Driver:
 
         Raises what :meth:`run_images` does.
         """
-        return self.run_images([image], timeout=timeout)[0]
+        (output,) = self.run_images([image], timeout=timeout)
+        return np.asarray(output, np.int8)
 
     def run_images(self, images: Sequence[npt.ArrayLike], *, timeout: float = 10.0) -> Int8Array:
         """Run images, int8 ``(height, width, channels)`` each, a batch of the program after the other, and return the output maps,
