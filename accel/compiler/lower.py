@@ -56,8 +56,11 @@ def lower(
     ranges = []
     for index, lowering in enumerate(lowerings):
         before = (emitter.count, emitter.bytes_read, emitter.bytes_written)
-        lowering.run(lowerings[index + 1] if index + 1 < len(lowerings) else None)
-        ranges.append((before[0], emitter.count - before[0], emitter.bytes_read - before[1], emitter.bytes_written - before[2]))
+        following = lowerings[index + 1] if index + 1 < len(lowerings) else None
+        lowering.run(following)
+        # what is loaded ahead belongs to the stage that needs it
+        read = emitter.bytes_read - before[1] + lowering.bytes_ahead - (following.bytes_ahead if following is not None else 0)
+        ranges.append((before[0], emitter.count - before[0], read, emitter.bytes_written - before[2]))
     return ranges
 
 
@@ -134,6 +137,7 @@ class _StageLowering:
         self.needed: dict[tuple[int, int, int, Box], bool] = {}
         self.heights: dict[tuple[Plan, int, int, int], tuple[int, ...]] = {}
         self.following: _StageLowering | None = None
+        self.bytes_ahead = 0
         self.border_due: int | None = None
         if self.output_frame is not None:
             self.border_due = next(
@@ -236,9 +240,11 @@ class _StageLowering:
         """Prepare the stage that follows: the border of its output, and weights as far as this one leaves room for them."""
         if self.following is None:
             return
+        before = self.emitter.bytes_read
         self.following.fill_output_border(0, self.following.stage.images if self.following.stage.is_stacked else 1)
         if fits_weight_memory(self.stage, self.config):
             self.following.prefetch(self.config.weight_words - weight_words(self.stage, self.config) - weight_limit(self.config))
+        self.following.bytes_ahead = self.emitter.bytes_read - before
 
     def _band(self, region: Region, band: _Tile, units: tuple[Unit, ...], *, first: bool, last: bool) -> None:
         groups = [units[a:b] for a, b in spans(0, len(units), self.plan.tile_units)]
