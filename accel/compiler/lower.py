@@ -135,7 +135,7 @@ class _StageLowering:
         self.parameter_chunks = _parameter_chunks(stage, self.config)
         self.packed: dict[int, Int8Array] = {}
         self.needed: dict[tuple[int, int, int, Box], bool] = {}
-        self.heights: dict[tuple[Plan, int, int], tuple[int, ...]] = {}
+        self.heights: dict[tuple[Plan, int, int, int], tuple[int, ...]] = {}
         self.following: _StageLowering | None = None
         self.bytes_ahead = 0
         self.border_due: int | None = None
@@ -330,8 +330,8 @@ class _StageLowering:
             candidates |= {(ready, heights[0] - ready, *heights[1:]) for heights in candidates if 0 < ready < heights[0]}
         if len(candidates) == 1:
             return candidates.pop()
-        # what is best for one band in the middle of a stage is good for all of them
-        key = (self.plan, band.lines, band.columns)
+        # what is best for one band in the middle of an image is good for all of them
+        key = (self.plan, band.lines, band.columns, band.first_image)
         if first or last or key not in self.heights:
             self.heights[key] = min(sorted(candidates), key=lambda heights: self._outlook(band, heights, last=last))
         return self.heights[key]
