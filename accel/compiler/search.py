@@ -52,7 +52,7 @@ def _by_loss(program: Program) -> list[int]:
     """Return the stages, those first whose cycles exceed their arithmetic most."""
     ends = estimate(program).retired[[layer.last_instruction for layer in program.layers]].tolist()
     losses = [
-        end - begin - layer.macs / program.config.macs_per_cycle
+        end - begin - program.batch * layer.macs / program.config.macs_per_cycle
         for layer, begin, end in zip(program.layers, [0, *ends[:-1]], ends, strict=True)
     ]
     return sorted(range(len(losses)), key=lambda index: (-losses[index], index))
