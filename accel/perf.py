@@ -370,11 +370,13 @@ class _Replay:
                 if start > self.now:
                     yield start
                 values = instruction.values
-                distances = values["after_load"], values["after_execute"], values["after_store"]
-                load, execute, store = (
-                    0 if distance == UNORDERED else count - distance for distance, count in zip(distances, counts, strict=True)
+                load, execute, store = values["after_load"], values["after_execute"], values["after_store"]
+                orders = (
+                    0 if load == UNORDERED else counts[0] - load,
+                    0 if execute == UNORDERED else counts[1] - execute,
+                    0 if store == UNORDERED else counts[2] - store,
                 )
-                unit.entries.append((position, values, (load, execute, store)))
+                unit.entries.append((position, values, orders))
                 unit.seen.append(start + 1)
                 counts[queue] += 1
                 self.tell(process)
@@ -575,14 +577,19 @@ class _Replay:
             held: list[tuple[int, int]] = []
             pool, groups, n_x = store["pool"], store["groups"], store["n_x"]
             words = n_x * store["n_y"]
-            done = 0
             if words * pool * groups >= _WORTH_A_RUN:
                 while self.results:
                     if (time := self._write_known()) is not None:
                         yield time
-                if max(self.last_delayed, self.port.word_free() - (pool - 1) * groups - latency - 1) < issue:
-                    done = yield from self._undisturbed(store, issue, latency)
-                    issue += done * pool * groups
+            elif self.results and not any(for_scratchpad for _, for_scratchpad, _, _ in self.results):
+                self._write_known()  # when they go to memory is known at once
+            done = 0
+            first = issue + (pool - 1) * groups + latency
+            if not self.results and self.last_delayed < issue and self.port.word_free() <= first:
+                done = yield from self._undisturbed(store, issue, latency)
+                issue += done * pool * groups
+                if done == words:
+                    self.finish(2, position, self.last_fire + 1)
             for word in range(done, words):
                 for part in range(1 - pool * groups, 1):
                     if self.outstanding < _RESULTS:
@@ -647,13 +654,14 @@ class _Replay:
     def _undisturbed(self, store: Fields, start: int, latency: int) -> Generator[int | None, None, int]:
         """Issue and write groups from cycle ``start`` on for as long as nothing delays a result; return the words done.
 
-        The last words are left to the exact path, so that the cycle of the last issue is known before it comes.
+        The last words for the scratchpad are left to the exact path, so that the cycle of the last issue is known before it comes:
+        when the others are written is known at once.
         """
         pool, groups, n_x = store["pool"], store["groups"], store["n_x"]
         period = pool * groups
         to_scratchpad, to_memory = store["to_scratchpad"], store["to_memory"]
         swallowed = period - groups
-        limit = n_x * store["n_y"] - -(-_RESULTS // period)
+        limit = n_x * store["n_y"] - (-(-_RESULTS // period) if to_scratchpad else 0)
         done = 0
         while done < limit:
             reach = limit
@@ -1098,21 +1106,30 @@ class _WritePort:
             self._row = 0
 
     def more_words(self, fire: int, period: int, most: int) -> int:
-        """Take words that follow the one written in cycle ``fire``, one each ``period`` cycles, while nothing delays them.
+        """Take words that follow the one written in cycle ``fire``, one each ``period`` cycles, while none is refused.
 
         Return their number: at most ``most``, none of them the last of its burst.
         """
         count = min(most, self._burst_left - 1)
-        at_once = self._word_left == fire + 1 and self.word_bytes == self.bus and self._beats[-1] == fire + 2
-        if count <= 0 or not at_once or period < self.interval:
+        shown = self._word_left
+        if count <= 0 or shown != fire + 1 or self.word_bytes != self.bus or period < self.interval:
             return 0
-        self._word_left += count * period
-        sent = self._word_left + 1
-        self._beats.extend(range(sent - (min(count, _BEATS) - 1) * period, sent + 1, period))
-        self._wready = sent + self.interval
-        self._state = sent + 1
-        self._burst_left -= count
-        self._left_words[0] -= count
+        # room for the beats: those that come later than a whole fifo find it because these do
+        if len(self._beats) == _BEATS:
+            for place in range(min(count, _BEATS)):
+                if self._beats[place] >= shown + (place + 1) * period:
+                    count = place
+                    break
+        if count:
+            # each is sent when it is seen and the one before is; the words come no faster than the beats can go
+            last, interval = self._beats[-1], self.interval
+            first = max(1, count + 1 - _BEATS)
+            self._beats.extend(max(shown + n * period + 1, last + n * interval) for n in range(first, count + 1))
+            self._wready = self._beats[-1] + interval
+            self._state = self._beats[-1] + 1
+            self._word_left += count * period
+            self._burst_left -= count
+            self._left_words[0] -= count
         return count
 
     def _push(self, shown: int) -> int:
