@@ -26,8 +26,8 @@ def improve(
     """Return the program of fewest cycles found by changing one choice of one stage at a time.
 
     ``build`` compiles with choices by stage, ``contenders`` are each stage's plans, ``loads`` says whether a stage loads its input.
-    ``budget`` is the number of instructions that may be replayed, each trial counted as the first program: the same budget gives the
-    same program anywhere.
+    ``budget`` is the number of instructions that may be replayed, each trial counted as the first program: the same budget gives
+    the same program anywhere.
     """
     choices: dict[int, Choice] = {}
     best = build(choices)
