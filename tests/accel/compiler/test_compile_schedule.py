@@ -161,7 +161,7 @@ def parts_of(network: Network, config: EngineConfig, monkeypatch: pytest.MonkeyP
 
 
 def test_a_larger_budget_never_makes_it_worse(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, config = load_network("lenet5"), PRESETS["small"]
+    network, config = load_network("dscnn"), PRESETS["large"]
     parts = parts_of(network, config, monkeypatch)
     first = parts.build({})
     cycles = [estimate(first).cycles]
