@@ -48,7 +48,7 @@ format: .venv/.installed-dev  ## rewrite the sources in the house format
 
 clean:  ## remove .venv and everything else that was made here
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
-	find accel rtl sim tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find accel rtl sim tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is touched only after everything before it succeeded; an install cut short is taken up again.
 

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from accel.compare import ScaleSimRun
     from accel.graph import Network
     from accel.peers.scalesim import Layer
+    from accel.perf import Estimate
     from accel.program import Program
+    from accel.report import EstimateReport
     from accel.terminal import Pixels, Reporter
 
 __all__ = ["CommandError", "cli", "main"]
@@ -263,7 +265,9 @@ def run(
     if outputs is not None:
         with _replaced(outputs) as temporary, temporary.open("wb") as file:
             np.save(file, result.outputs)
-    if timeline is not None and result.retired is not None and result.cycles is not None:
+    if timeline is not None:
+        assert result.retired is not None
+        assert result.cycles is not None
         spent = result.spent[0] if result.spent is not None else None
         _write_timeline(timeline, program, result.retired[0], result.cycles[0], spent=spent)
     if as_json:
@@ -318,8 +322,7 @@ def estimate(
         raise CommandError(f"--trace: a timeline is of one configuration, not {len(engines)}; give --config once")
     timeline = _output_path(trace) if trace is not None else None
 
-    from accel import perf, report, terminal
-    from accel.compiler import compile_network
+    from accel import terminal
     from accel.frontends import load_network
 
     outcomes = []
@@ -327,16 +330,13 @@ def estimate(
         progress.stage(f"reading {network}")
         loaded = load_network(network, calibration=calibration, assume=True)
         for engine in engines:
-            progress.stage(f"compiling {loaded.name} for {engine.name}")
-            program = compile_network(loaded, engine, batch=batch, budget=budget)
-            progress.stage(f"estimating {loaded.name} on {engine.name}")
-            begin = time.perf_counter()
-            estimated = perf.estimate(program, timing)
-            seconds = time.perf_counter() - begin
-            outcomes.append(report.report_estimate(program, estimated, loaded, timing=timing, clock=clock, seconds=seconds))
-        if timeline is not None:
-            progress.stage(f"writing {timeline}")
-            _write_timeline(timeline, program, estimated.retired, estimated.cycles)
+            program, estimated, outcome = _estimated(
+                progress, loaded, engine, timing=timing, batch=batch, budget=budget, clock=clock
+            )
+            outcomes.append(outcome)
+            if timeline is not None:
+                progress.stage(f"writing {timeline}")
+                _write_timeline(timeline, program, estimated.retired, estimated.cycles)
     if as_json:
         values = [outcome.as_dict() for outcome in outcomes]
         _emit_json(values[0] if len(values) == 1 else {"estimates": values})
@@ -384,7 +384,7 @@ def compare(
     plot: str | None,
     as_json: bool,
 ) -> None:
-    """Estimate every MODEL (built-in names, or ONNX files) on every configuration, and set them side by side.
+    """Estimate every MODEL (built-in names, ONNX or TFLite files) on every configuration, and set them side by side.
 
     Cycles are exactly those that the engine counts. A MODEL that a configuration cannot run is said on standard error, and the exit
     status is 2; the others are compared all the same.
@@ -403,36 +403,32 @@ def compare(
     picture = _output_path(plot) if plot is not None else None
 
     from accel import compare as comparing
-    from accel import compare_terminal, perf, report, terminal
+    from accel import compare_terminal, terminal
     from accel import plot as plotting
-    from accel.compiler import CompileError, compile_network
-    from accel.frontends import NETWORKS, load_network
+    from accel.compiler import CompileError
+    from accel.frontends import load_network
 
     if picture is not None:
         plotting.check_format(picture)
         plotting.require_matplotlib()
     if run_peer and "scalesim" not in peers:
         peers = (*peers, "scalesim")
-    # calibration data are for the files; where there are none, a built-in network refuses them
-    builtin = set(NETWORKS) if any(model not in NETWORKS for model in models) else set()
+    # calibration data are for ONNX files; where there are none, the first model refuses them
+    taking = {model for model in models if model.lower().endswith(".onnx")} or set(models)
     entries, refusals = [], []
     with terminal.make_progress(sys.stderr) as progress:
         environment = _scalesim_environment(progress) if run_peer else None
         for model in dict.fromkeys(models):
             progress.stage(f"reading {model}")
-            network = load_network(model, calibration=None if model in builtin else calibration)
+            network = load_network(model, calibration=calibration if model in taking else None, assume=True)
             for engine in engines:
-                progress.stage(f"compiling {network.name} for {engine.name}")
                 try:
-                    program = compile_network(network, engine, batch=batch, budget=budget)
+                    program, _, estimation = _estimated(
+                        progress, network, engine, timing=timing, batch=batch, budget=budget, clock=clock
+                    )
                 except CompileError as error:
                     refusals.append(comparing.Refusal(network=network.name, config=engine.name, reason=str(error)))
                     continue
-                progress.stage(f"estimating {network.name} on {engine.name}")
-                begin = time.perf_counter()
-                estimated = perf.estimate(program, timing)
-                seconds = time.perf_counter() - begin
-                estimation = report.report_estimate(program, estimated, network, timing=timing, clock=clock, seconds=seconds)
                 run = None if environment is None else _scalesim_run(environment, engine, network.name, progress)
                 entries.append(
                     comparing.make_entry(network, program, estimation, with_scalesim="scalesim" in peers, run_scalesim=run)
@@ -443,7 +439,7 @@ def compare(
         if picture is not None and entries:
             progress.stage(f"drawing {picture}")
             with _replaced(picture) as temporary:
-                plotting.draw_roofline(outcome, temporary, picture.suffix)
+                plotting.draw_roofline(outcome, temporary, picture.suffix.lower())
     if as_json:
         _emit_json(outcome.as_dict())
     else:
@@ -452,6 +448,22 @@ def compare(
         click.echo(f"systolith: {refusal.network} on {refusal.config}: {refusal.reason}", err=True)
     if refusals:
         click.get_current_context().exit(2)
+
+
+def _estimated(
+    progress: Reporter, network: Network, engine: EngineConfig, *, timing: MemoryTiming, batch: int, budget: int, clock: float
+) -> tuple[Program, Estimate, EstimateReport]:
+    """Compile a network and estimate it; return the program, what the cycle model says, and what is told of it."""
+    from accel import perf, report
+    from accel.compiler import compile_network
+
+    progress.stage(f"compiling {network.name} for {engine.name}")
+    program = compile_network(network, engine, batch=batch, budget=budget)
+    progress.stage(f"estimating {network.name} on {engine.name}")
+    begin = time.perf_counter()
+    estimated = perf.estimate(program, timing)
+    seconds = time.perf_counter() - begin
+    return program, estimated, report.report_estimate(program, estimated, network, timing=timing, clock=clock, seconds=seconds)
 
 
 def _scalesim_environment(progress: Reporter) -> Path:
@@ -800,7 +812,8 @@ def _output_directory(name: str) -> Path:
 def _write_directory(path: Path, files: Mapping[str, str]) -> None:
     """Write text files into a directory: they appear when all are written. A new directory appears with them, or not at all."""
     path = path.absolute()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # what is there already may lie on a file system of its own, beside which nothing can be written
+    temporary = (path if path.is_dir() else path.parent) / f".{path.name}.{os.getpid()}.part"
     try:
         temporary.mkdir()
         for name, text in files.items():

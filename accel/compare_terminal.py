@@ -13,7 +13,7 @@ from rich.text import Text
 from accel.compare import Comparison, Entry
 from accel.peers import scalesim
 from accel.peers.published import Figure
-from accel.terminal import describe_memory, one_image
+from accel.terminal import describe_memory, number, one_image
 
 __all__ = ["show_comparison"]
 
@@ -51,12 +51,12 @@ def _overview(comparison: Comparison) -> Iterator[RenderableType]:
         table.add_row(
             report.network,
             report.config.name,
-            _number(report.cycles_per_image),
+            number(report.cycles_per_image),
             f"{report.utilisation:.1%}",
-            _number(report.roofline_cycles),
+            number(report.roofline_cycles),
             f"{report.roofline_share:.1%}",
             f"{report.images_per_second:,.1f}",
-            _number(entry.bytes_per_image),
+            number(entry.bytes_per_image),
         )
     yield table
     for config in {entry.report.config.name: entry.report.config for entry in comparison.entries}.values():
@@ -73,7 +73,7 @@ def _stalls(entries: Sequence[Entry]) -> Iterator[RenderableType]:
         waits = []
         for unit in units:
             state, cycles = entry.main_stalls.get(unit, ("", 0))
-            waits.append(f"{_number(cycles)} {state.removeprefix('wait_')}" if state else "-")
+            waits.append(f"{number(cycles)} {state.removeprefix('wait_')}" if state else "-")
         table.add_row(entry.report.network, entry.report.config.name, *waits)
     yield table
 
@@ -89,9 +89,9 @@ def _scalesim(entries: Sequence[Entry]) -> Iterator[RenderableType]:
             closed, run = entry.scalesim_cycles(dataflow), entry.scalesim_run(dataflow)
             counts = [f"{closed:,}"]
             if ran:
-                counts += [_number(run), "yes" if run == closed else "NO"]
+                counts += [number(run), "yes" if run == closed else "NO"]
             share = f"{ours / closed:.2f}" if closed else "-"
-            table.add_row(entry.report.network, entry.report.config.name, dataflow, *counts, _number(ours), share)
+            table.add_row(entry.report.network, entry.report.config.name, dataflow, *counts, number(ours), share)
         table.add_section()
     yield table
     yield f"{', '.join(f'{short}: {name}' for short, name in scalesim.DATAFLOWS.items())}"
@@ -105,7 +105,7 @@ def _scalesim(entries: Sequence[Entry]) -> Iterator[RenderableType]:
 def _published(comparison: Comparison) -> Iterator[RenderableType]:
     sources: dict[str, int] = {}
 
-    def number(figure: Figure) -> str:
+    def place_of(figure: Figure) -> str:
         return f"[{sources.setdefault(f'{figure.source}: {figure.kind}; {figure.counts}', len(sources) + 1)}]"
 
     unknown = []
@@ -116,12 +116,12 @@ def _published(comparison: Comparison) -> Iterator[RenderableType]:
             unknown.append(network)
         for layers, alike in groupby(figures, key=lambda figure: figure.layers):
             yield _title(f"{network}{', convolutions only' if layers == 'convolutions' else ''}: published figures beside ours")
-            yield _beside(entries, list(alike), number)
+            yield _beside(entries, list(alike), place_of)
     yield _title("Networks that only their owners have")
     table = _table("engine", "network", right=("MACs", "utilisation", "source"))
     for figure in comparison.other_figures:
         share = "-" if figure.utilisation is None else f"{figure.utilisation:.1%}"
-        table.add_row(f"{figure.peer}, {figure.hardware}", figure.network, f"{figure.macs:,}", share, number(figure))
+        table.add_row(f"{figure.peer}, {figure.hardware}", figure.network, f"{figure.macs:,}", share, place_of(figure))
     yield table
     yield "MAC-cycles: cycles times MACs, an image: what engines of different size can be compared by"
     if unknown:
@@ -131,12 +131,12 @@ def _published(comparison: Comparison) -> Iterator[RenderableType]:
     yield ""
 
 
-def _beside(entries: Sequence[Entry], figures: Sequence[Figure], number: Callable[[Figure], str]) -> Table:
+def _beside(entries: Sequence[Entry], figures: Sequence[Figure], place_of: Callable[[Figure], str]) -> Table:
     """Return a table of published figures for one network, ours first."""
     table = _table("engine", right=("MACs", "cycles", "MAC-cycles", "utilisation", "source"))
     ours = [(entry.report.config.name, entry.share_like(figures[0])) for entry in entries]
     for name, share in ours:
-        figure_of_ours = f"{share.macs:,}", _number(share.cycles), _millions(share.mac_cycles), f"{share.utilisation:.1%}"
+        figure_of_ours = f"{share.macs:,}", number(share.cycles), _millions(share.mac_cycles), f"{share.utilisation:.1%}"
         table.add_row(f"Systolith, {name}", *figure_of_ours, "")
     table.add_section()
     macs = ours[0][1].macs_per_image
@@ -148,7 +148,7 @@ def _beside(entries: Sequence[Entry], figures: Sequence[Figure], number: Callabl
             "-" if cycles is None else f"{cycles:,.0f}",
             _millions(figure.mac_cycles(macs)),
             f"{figure.share(macs):.1%}",
-            number(figure),
+            place_of(figure),
         )
     return table
 
@@ -164,12 +164,6 @@ def _table(*left: str, right: Sequence[str]) -> Table:
     for name in right:
         table.add_column(name, justify="right", no_wrap=True)
     return table
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
 def _millions(value: float) -> str:

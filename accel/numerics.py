@@ -15,6 +15,7 @@ import numpy.typing as npt
 from accel.errors import SystolithError
 
 __all__ = [
+    "IDENTITY",
     "INT8_MAX",
     "INT8_MIN",
     "MAX_SHIFT",
@@ -31,6 +32,9 @@ INT8_MIN = -128
 INT8_MAX = 127
 MIN_SHIFT = -31
 MAX_SHIFT = 30
+
+#: Multiplier and shift that change nothing, in any rounding.
+IDENTITY = (1 << 30, 1)
 
 IntArray = npt.NDArray[np.int64]
 

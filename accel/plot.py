@@ -8,6 +8,7 @@ the network's. matplotlib is asked for here and nowhere else.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ def check_format(path: Path) -> None:
 def require_matplotlib() -> None:
     """Refuse when matplotlib is not installed: nobody should wait for estimates that cannot be drawn."""
     try:
-        import matplotlib  # noqa: F401  # only whether it is there
+        importlib.import_module("matplotlib")
     except ImportError:
         raise PlotError("--plot: needs matplotlib, which is not installed; pip install 'systolith[plot]' brings it") from None
 

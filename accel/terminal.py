@@ -26,6 +26,7 @@ __all__ = [
     "describe_memory",
     "make_console",
     "make_progress",
+    "number",
     "picture",
     "pictures",
     "show_estimate",
@@ -143,11 +144,11 @@ def show_estimate(console: Console, report: EstimateReport) -> None:
     table.add_section()
     moved = sum(layer.bytes for layer in report.layers)
     cycles, *others = _figures(report.cycles_per_image, report.macs_per_image, report.utilisation, moved)
-    table.add_row("all", cycles, _number(report.roofline_cycles), *others, _cause(report), style="bold")
+    table.add_row("all", cycles, number(report.roofline_cycles), *others, _cause(report), style="bold")
     rows = [
         ("memory", describe_memory(report.timing, report.config.bus_bytes)),
-        ("cycles", f"{_number(report.cycles_per_image)} an image, {report.utilisation:.1%} of {_array(report)}"),
-        ("roofline", f"{_number(report.roofline_cycles)} cycles, {report.roofline_share:.1%} of what the engine takes"),
+        ("cycles", f"{number(report.cycles_per_image)} an image, {report.utilisation:.1%} of {_array(report)}"),
+        ("roofline", f"{number(report.roofline_cycles)} cycles, {report.roofline_share:.1%} of what the engine takes"),
         ("speed", f"{report.images_per_second:,.4g} images/s at {report.clock:g} MHz"),
     ]
     console.print(table, "", _stall_table(report.stalls), "", _grid(rows), sep="\n")
@@ -205,10 +206,11 @@ def _cause(report: LayerReport | RunReport) -> str:
 
 
 def _figures(cycles: float | None, macs: int, utilisation: float | None, moved: float) -> tuple[str, str, str, str]:
-    return _number(cycles), f"{macs:,}", "-" if utilisation is None or not macs else f"{utilisation:.1%}", _number(moved)
+    return number(cycles), f"{macs:,}", "-" if utilisation is None or not macs else f"{utilisation:.1%}", number(moved)
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Return a count with its thousands apart, a mean with one decimal, a dash for what is not known."""
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
@@ -218,7 +220,7 @@ def _stall_table(stalls: Stalls) -> RenderableType:
     lines = [
         Text.assemble(
             (f"{unit} unit waits: ", "bold"),
-            ", ".join(f"{_number(cycles)} for {state.removeprefix('wait_')}" for state, cycles in states.items()),
+            ", ".join(f"{number(cycles)} for {state.removeprefix('wait_')}" for state, cycles in states.items()),
         )
         for unit, states in stalls.items()
         if states
@@ -237,7 +239,7 @@ def _totals(report: RunReport) -> RenderableType:
         speed = report.simulated_cycles_per_second
         rows += [
             ("memory", describe_memory(report.timing, report.config.bus_bytes)),
-            ("cycles", f"{report.total_cycles:,} in all, {_number(report.cycles_per_image)} an image"),
+            ("cycles", f"{report.total_cycles:,} in all, {number(report.cycles_per_image)} an image"),
             ("utilisation", f"{report.utilisation:.1%} of {_array(report)}"),
             ("simulation", f"{speed:,.0f} cycles/s" if speed else "too short to time"),
         ]

@@ -112,6 +112,11 @@ def main(backends: tuple[str, ...], configs: tuple[str, ...], repeats: int, outp
     Example:
       python benchmarks/simspeed.py --backend verilator --backend emulator -o simspeed.json
     """
+    try:
+        for config in configs:
+            load_config(config)
+    except SystolithError as error:
+        raise click.ClickException(str(error)) from None
     records, missing = [], []
     with Console(stderr=True).status("") as status:
         for config in configs:

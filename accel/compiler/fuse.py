@@ -15,12 +15,9 @@ from accel.compiler.weights import factor_shifts, fold_bias, pack_parameters, pa
 from accel.config import EngineConfig
 from accel.graph import Add, AveragePool, Concat, Conv2D, Lookup, MaxPool, Network, Operator, Shape, Window
 from accel.isa import WINDOW_TAPS, Operation
-from accel.numerics import INT8_MAX, INT8_MIN, Rounding
+from accel.numerics import IDENTITY, INT8_MAX, INT8_MIN, Rounding
 
 __all__ = ["fuse", "windowed"]
-
-#: Requantisation that changes nothing, in the two-step rounding.
-IDENTITY = (1 << 30, 1)
 
 MAX_POOL = 255
 

@@ -10,15 +10,12 @@ import numpy.typing as npt
 
 from accel.frontends.assumed import GRID, WEIGHT_SCALE, Weights
 from accel.frontends.tflite_file import FileModel, FileOperator, FileTensor
-from accel.frontends.tflite_kernels import Grid
+from accel.frontends.tflite_kernels import FIXED_GRIDS, Grid
 from accel.numerics import INT8_MIN
 
 __all__ = ["assumed", "is_quantised"]
 
 _LINEAR = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
-
-#: Outputs whose grid the kernel fixes.
-_FIXED: dict[str, Grid] = {"LOGISTIC": (np.float32(1 / 256), INT8_MIN), "TANH": (np.float32(1 / 128), 0)}
 
 #: Operators whose kernel does not rescale.
 _SAME = frozenset({"AVERAGE_POOL_2D", "CONCATENATION", "EXPAND_DIMS", "MAX_POOL_2D", "PAD", "PADV2", "RELU6", "RESHAPE", "SQUEEZE"})
@@ -58,7 +55,7 @@ def assumed(model: FileModel) -> FileModel:
             for number in _given(op, 2):
                 data = np.broadcast_to(np.int32(0), tuple(max(size, 0) for size in tensors[number].shape))
                 tensors[number] = _constant(tensors[number], "INT32", data, GRID[0] * WEIGHT_SCALE)
-        grid = _FIXED.get(op.kind, GRID)
+        grid = FIXED_GRIDS.get(op.kind, GRID)
         if op.kind in _SAME and first is not None and len(first.scale):
             grid = first.scale[0], int(first.zero_point[0])
         if op.kind == "PADV2":

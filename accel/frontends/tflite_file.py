@@ -5,6 +5,7 @@ The schema is that of the package ``tflite``, TensorFlow Lite's own, generated.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,8 @@ def read_tflite(path: str | Path) -> FileModel:
         return _model(path, content)
     except TfliteError:
         raise
-    except Exception:  # bad offsets surface as whatever struct, NumPy, flatbuffers and the decoders of text raise
+    # bad offsets surface as whatever struct, NumPy, flatbuffers and the decoders of text raise
+    except (struct.error, AttributeError, IndexError, OverflowError, TypeError, ValueError):
         raise TfliteError(damaged) from None
 
 

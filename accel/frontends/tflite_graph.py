@@ -17,9 +17,9 @@ import numpy.typing as npt
 from accel.errors import SystolithError
 from accel.frontends.names import Names
 from accel.frontends.tflite_file import FileModel, FileOperator, FileTensor, TfliteError
-from accel.frontends.tflite_kernels import IDENTITY, Grid
+from accel.frontends.tflite_kernels import Grid
 from accel.graph import Conv2D, Operator, Requantisation, Shape, Tensor, Window
-from accel.numerics import INT8_MAX, INT8_MIN, Rounding
+from accel.numerics import IDENTITY, INT8_MAX, INT8_MIN, NumericsError, Rounding
 
 __all__ = ["CONVERT", "Handler", "Importer", "Padding", "Value", "requantisation"]
 
@@ -121,7 +121,10 @@ class Importer:
             raise self.error(op, f"the operator is not supported; {advice}")
         if not op.inputs or len(op.outputs) != 1:
             raise self.error(op, f"must have inputs and one output, not {len(op.inputs)} and {len(op.outputs)}")
-        self.handlers[op.kind](self, op)
+        try:
+            self.handlers[op.kind](self, op)
+        except NumericsError as error:
+            raise self.error(op, str(error)) from None
 
     def error(self, op: FileOperator, text: str) -> TfliteError:
         """Return an error about an operator."""

@@ -8,7 +8,8 @@ multiplies or divides them in float32 so does the function here, as the last bit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from accel.numerics import INT8_MAX, INT8_MIN, NumericsError, Rounding, quantise_multiplier, requantise
 
 __all__ = [
-    "IDENTITY",
+    "FIXED_GRIDS",
     "Grid",
     "activation_range",
     "add_factor",
@@ -39,8 +40,8 @@ IntArray = npt.NDArray[np.int64]
 #: Scale and zero point (of int8) of a map.
 Grid = tuple[np.float32, int]
 
-#: Multiplier and shift that change nothing.
-IDENTITY = (1 << 30, 1)
+#: Grids of outputs that the kernel fixes.
+FIXED_GRIDS: Mapping[str, Grid] = MappingProxyType({"LOGISTIC": (np.float32(1 / 256), INT8_MIN), "TANH": (np.float32(1 / 128), 0)})
 
 _BYTES = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int64)
 _AWAY = Rounding.DOUBLE_AWAY

@@ -15,7 +15,7 @@ from accel.frontends.tflite_file import FileOperator, FileTensor
 from accel.frontends.tflite_graph import CONVERT, Handler, Importer, Padding, Value, requantisation
 from accel.frontends.tflite_kernels import Grid
 from accel.graph import Add, AveragePool, Concat, Conv2D, Lookup, MaxPool, Window
-from accel.numerics import INT8_MIN, NumericsError, Rounding, quantise_multiplier
+from accel.numerics import INT8_MIN, Rounding, quantise_multiplier
 
 __all__ = ["HANDLERS"]
 
@@ -86,10 +86,7 @@ def _linear(
         products = (value.grid[0] * tensor.scale).astype(np.float64)
     else:
         products = np.float64(value.grid[0]) * tensor.scale.astype(np.float64)
-    try:
-        factors = [quantise_multiplier(product / float(grid[0])) for product in products.tolist()]
-    except NumericsError as error:
-        raise g.error(op, str(error)) from None
+    factors = [quantise_multiplier(product / float(grid[0])) for product in products.tolist()]
     g.layer(
         op,
         Conv2D,
@@ -205,10 +202,7 @@ def _average_pool(g: Importer, op: FileOperator) -> None:
     window = _pool_window(g, op, value)
     # Bytes are summed as they are; unsigned ones from 0 on, so that ties go up.
     base = INT8_MIN if g.output(op).kind == "UINT8" else 0
-    try:
-        factors = {count: kernels.average_factor(count) for count in range(1, math.prod(window.kernel) + 1)}
-    except NumericsError as error:
-        raise g.error(op, str(error)) from None
+    factors = {count: kernels.average_factor(count) for count in range(1, math.prod(window.kernel) + 1)}
     g.layer(
         op,
         AveragePool,
@@ -232,10 +226,7 @@ def _mean(g: Importer, op: FileOperator) -> None:
         raise g.error(op, f"averages the axes {sorted(axes)} of {value.dims}; only height and width together are supported")
     grid = g.output_grid(op)
     count = height * width
-    try:
-        factor = kernels.mean_factor(count, float(value.grid[0]) / float(grid[0]))
-    except NumericsError as error:
-        raise g.error(op, str(error)) from None
+    factor = kernels.mean_factor(count, float(value.grid[0]) / float(grid[0]))
     g.layer(
         op,
         AveragePool,
@@ -289,11 +280,8 @@ def _add(g: Importer, op: FileOperator) -> None:
         raise g.error(op, f"adds {values[0].dims} and {values[1].dims}; broadcasting is not supported")
     grid = g.output_grid(op)
     scales = [float(value.map.scale) for value in values]
-    try:
-        tables = [kernels.add_operand(scale, value.grid[1], max(scales)) for scale, value in zip(scales, values, strict=True)]
-        factor = kernels.add_factor(max(scales), float(grid[0]))
-    except NumericsError as error:
-        raise g.error(op, str(error)) from None
+    tables = [kernels.add_operand(scale, value.grid[1], max(scales)) for scale, value in zip(scales, values, strict=True)]
+    factor = kernels.add_factor(max(scales), float(grid[0]))
     g.layer(
         op,
         Add,
@@ -325,10 +313,7 @@ def _table(make: Callable[[Importer, FileOperator, Grid, Grid], Int8Array]) -> H
         value = g.value(op)
         _check_signed(g, op)
         grid = g.output_grid(op)
-        try:
-            table = make(g, op, value.grid, grid)
-        except NumericsError as error:
-            raise g.error(op, str(error)) from None
+        table = make(g, op, value.grid, grid)
         g.layer(op, Lookup, [value], grid, table=table)
 
     return handle
@@ -346,11 +331,12 @@ def _leaky_relu(g: Importer, op: FileOperator, source: Grid, target: Grid) -> In
     return kernels.leaky_relu_table(source, target, alpha)
 
 
-def _on_fixed_grid(make: Callable[[Grid], Int8Array], scale: float, zero_point: int) -> Handler:
+def _on_fixed_grid(make: Callable[[Grid], Int8Array], kind: str) -> Handler:
     """Return the handler of a kernel whose output always has one grid."""
+    scale, zero_point = kernels.FIXED_GRIDS[kind]
 
     def table(g: Importer, op: FileOperator, source: Grid, target: Grid) -> Int8Array:
-        if target != (np.float32(scale), zero_point):
+        if target != (scale, zero_point):
             given = f"not {target[0]:g} and {target[1]}"
             raise g.error(op, f"its result must have scale {scale:g} and zero point {zero_point}, {given}; {CONVERT}")
         return make(source)
@@ -371,10 +357,7 @@ def _quantize(g: Importer, op: FileOperator) -> None:
         g.values[op.outputs[0]] = value
         return
     value = g.settled(value)
-    try:
-        table = kernels.requantise_table(value.grid, grid)
-    except NumericsError as error:
-        raise g.error(op, str(error)) from None
+    table = kernels.requantise_table(value.grid, grid)
     g.layer(op, Lookup, [value], grid, table=table)
 
 
@@ -417,7 +400,7 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         "FULLY_CONNECTED": _fully_connected,
         "HARD_SWISH": _table(lambda g, op, source, target: kernels.hard_swish_table(source, target)),
         "LEAKY_RELU": _table(_leaky_relu),
-        "LOGISTIC": _on_fixed_grid(kernels.logistic_table, 1 / 256, INT8_MIN),
+        "LOGISTIC": _on_fixed_grid(kernels.logistic_table, "LOGISTIC"),
         "LOG_SOFTMAX": _host,
         "MAX_POOL_2D": _max_pool,
         "MEAN": _mean,
@@ -429,6 +412,6 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         "RESHAPE": _view,
         "SOFTMAX": _host,
         "SQUEEZE": _view,
-        "TANH": _on_fixed_grid(kernels.tanh_table, 1 / 128, 0),
+        "TANH": _on_fixed_grid(kernels.tanh_table, "TANH"),
     }
 )

@@ -17,10 +17,11 @@ from click.testing import CliRunner, Result
 
 from accel import cli as cli_module
 from accel import golden
-from accel.cli import BACKENDS, cli
+from accel.cli import BACKENDS, BUSES, cli
 from accel.config import PRESETS
 from accel.frontends import NETWORKS
 from accel.frontends.builtin import DATA
+from sim import backends, export
 
 COMMANDS = ("run", "estimate", "compare", "networks", "configs", "disassemble", "verilog")
 PROMISED = {
@@ -352,6 +353,29 @@ def test_verilog_writes_the_core_and_all_that_belongs_to_it(tmp_path: Path) -> N
     assert {path.name for path in target.iterdir()} == {*described["files"], *images, "mine.txt"}
     assert "module systolith (" in (target / "systolith.v").read_text()
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_directory_is_written_where_its_parent_may_not_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be the root of a file system of its own."""
+    target = tmp_path / "core"
+    target.mkdir()
+    make = Path.mkdir
+
+    def refused(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.parent == tmp_path:
+            raise PermissionError(13, "Permission denied")
+        make(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    result = call("verilog", "--config", "tiny", "-o", str(target))
+    assert result.exit_code == 0, result.output
+    assert "systolith.v" in {path.name for path in target.iterdir()}
+    assert not [path for path in target.iterdir() if path.name.startswith(".")]
+
+
+def test_choices_are_what_simulation_and_export_offer() -> None:
+    assert ("auto", *backends.BACKENDS) == BACKENDS
+    assert export.KINDS[1:] == BUSES
 
 
 @pytest.mark.parametrize("output", ["core.v", "core"])

@@ -167,6 +167,8 @@ def test_float_models_need_no_numbers(tmp_path: Path) -> None:
     onnx.save(helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:], [weights]), ir_version=8), str(path))
     values = estimate(str(path))
     assert values["macs_per_image"] == 6 * 6 * 4 * 27
+    compared = json.loads(call("compare", str(path), "--json").stdout)["estimates"]
+    assert [entry["total_cycles"] for entry in compared] == [values["total_cycles"]]
     assert "its weights and scales are assumed" in values["notes"][0]
     refused = call("run", str(path))
     assert refused.exit_code == 2

@@ -85,8 +85,9 @@ def test_no_label_covers_another_or_a_total(monkeypatch: pytest.MonkeyPatch) -> 
         assert inside.contains(*box.max), notes[index].get_text()
 
 
-def test_the_command_writes_a_plot(tmp_path: Path) -> None:
-    path = tmp_path / "roof.svg"
+@pytest.mark.parametrize("name", ["roof.svg", "roof.SVG"])
+def test_the_command_writes_a_plot(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
     result = CliRunner().invoke(cli, ("compare", "lenet5", "--config", "small", "--plot", str(path)), prog_name="systolith")
     assert result.exit_code == 0, result.output
     assert list(tmp_path.iterdir()) == [path]

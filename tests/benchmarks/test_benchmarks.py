@@ -109,10 +109,10 @@ def test_simspeed(tmp_path: Path) -> None:
     for record in (emulator, golden):
         assert record["cycles"] is record["cycles_per_second"] is None
         assert record["macs"] == 416_520 * record["images"]
-        assert record["macs_per_second"] == pytest.approx(record["macs"] / record["wall_seconds"])
+        assert record["macs_per_second"] == record["macs"] / record["wall_seconds"]
 
 
-@pytest.mark.parametrize("script", ["cycles.py", "compile.py"])
+@pytest.mark.parametrize("script", ["cycles.py", "compile.py", "simspeed.py"])
 def test_a_refusal_is_a_sentence(script: str) -> None:
     done = start(script, "--config", "huge")
     assert done.returncode == 1

