@@ -78,14 +78,10 @@ class Board:
 
         Raises :class:`FpgaError` when the board does not have it.
         """
-        from amaranth_boards.resources import ResourceError
-
-        try:
-            found = self.platform.lookup(resource, number)
-        except ResourceError:
-            raise FpgaError(f"{self.name} has no {resource} {number}") from None
+        if (resource, number) not in self.platform.resources:
+            raise FpgaError(f"{self.name} has no {resource} {number}")
         pins: dict[str, Pin] = {}
-        _collect(pins, self.platform, found, resource, {})
+        _collect(pins, self.platform, self.platform.lookup(resource, number), resource, {})
         return pins
 
 
@@ -95,7 +91,8 @@ def _collect(pins: dict[str, Pin], platform: Any, found: Any, name: str, inherit
         if hasattr(member, "ios"):
             _collect(pins, platform, member, member.name, attributes)
             continue
-        names = member.map_names(platform._conn_pins, found)
+        single = getattr(member, "p", member)  # the second pin of a pair follows from the first
+        names = single.map_names(platform._conn_pins, found)
         plain = {key: str(value) for key, value in attributes.items()}
         for index, site in enumerate(names):
             pins[name if len(names) == 1 else f"{name}[{index}]"] = Pin(site, plain)
