@@ -288,13 +288,17 @@ def _xilinx_area(cells: Mapping[str, int], capacity: Mapping[str, int]) -> dict[
     return {kind: Resource(count, capacity.get(kind)) for kind, count in used.items()}
 
 
-#: From here on a name was made by Yosys, after the signal that stands before it.
-_MADE = re.compile(r"(?:_(?:TRELLIS_(?:FF|DPR16X4)|LUT4|PFUMX|L6MUX21|CCU2C|MULT18X18D|DP16KD|SB_[A-Z0-9]+)(?:_|$)|\$).*")
+#: What Yosys and nextpnr append to the name of a signal for what they make near it, and for the parts of a memory.
+_CELL = re.compile(r"(?:_(?:TRELLIS_(?:FF|DPR16X4)|LUT4|PFUMX|L6MUX21|CCU2C|MULT18X18D|DP16KD|SB_[A-Z0-9]+)(?:_|$)|\$).*")
+_PART = re.compile(r"\.\d+\.\d+$|_(?:DO[AB]?|RDATA)(?:_\d+)?$")
 
 
 def _signal(name: str) -> str:
-    """Return the design's own signal that a cell was named after, without the harness's level."""
-    return _MADE.sub("", name) or name
+    """Return the design's own signal that a cell was named after; nothing for a cell that was named after none."""
+    name = _CELL.sub("", name)
+    while name != (shorter := _PART.sub("", name)):
+        name = shorter
+    return name
 
 
 def _critical_path(report: Mapping[str, Any]) -> Timing:
@@ -303,8 +307,9 @@ def _critical_path(report: Mapping[str, Any]) -> Timing:
     if not inside:
         raise FpgaError("nextpnr found no path from a register to a register; the design has no clock")
     slowest = max(inside, key=lambda found: sum(hop["delay"] for hop in found["path"]))
-    hops = tuple(
-        Hop(kind=hop["type"], delay=hop["delay"], to=_signal(hop["to"]["cell"]), cell=hop["to"]["cell"]) for hop in slowest["path"]
-    )
-    first, last = slowest["path"][0], slowest["path"][-1]
-    return Timing(_signal(first["from"]["cell"]), _signal(last["to"]["cell"]), sum(hop.delay for hop in hops), hops)
+    hops: list[Hop] = []
+    signal = start = _signal(slowest["path"][0]["from"]["cell"])
+    for hop in slowest["path"]:
+        signal = _signal(hop["to"]["cell"]) or signal
+        hops.append(Hop(kind=hop["type"], delay=hop["delay"], to=signal, cell=hop["to"]["cell"]))
+    return Timing(start, signal, sum(hop.delay for hop in hops), tuple(hops))
