@@ -144,26 +144,26 @@ def candidates() -> Iterator[EngineConfig]:
         yield replace(shape, name=f"{shape.name}-lean", window_pixels=0, elementwise=False)
 
 
+#: Products that share a multiplier at most: a configuration with more elements than that is not worth a synthesis.
+_SHARED = 2
+
+
 def choose(options: Sequence[tuple[EngineConfig, int]], device: Device, *, product: Product, stage: Stage) -> EngineConfig:
     """Return the fastest configuration that fits; ``options`` are configurations, each with the cycles that it takes.
 
     Of equally fast ones it is that with the smaller array. Raises :class:`DoesNotFitError` when none fits.
     """
-    short: list[str] = []
-    tried = None
-    available: int | None = None
-    for config, _ in sorted(options, key=lambda option: (option[1], option[0].macs_per_cycle)):
-        if available is not None and config.macs_per_cycle > available:
-            continue  # every element multiplies: not worth a synthesis
-        tried = config
-        resources = area_of_core(config, device, product, stage)[1]
-        short = excess(resources)
-        if not short:
-            return config
-        available = resources["dsps"].available
-    if tried is None:
+    if not options:
         raise FpgaError(f"no configuration that is tried for {device.part} runs this network; give one with --config")
-    raise DoesNotFitError(
-        f"none of the {len(options)} configurations that run this network fits {device.part}: "
-        f"{tried.name} takes {' and '.join(short)}; take a larger part"
-    )
+    smallest = min((config for config, _ in options), key=lambda config: config.macs_per_cycle)
+    resources = area_of_core(smallest, device, product, stage)[1]
+    if short := excess(resources):
+        raise DoesNotFitError(
+            f"none of the {len(options)} configurations that run this network fits {device.part}: "
+            f"the smallest, {smallest.name}, takes {' and '.join(short)}; take a larger part"
+        )
+    limit = _SHARED * (resources["dsps"].available or 0)
+    for config, _ in sorted(options, key=lambda option: (option[1], option[0].macs_per_cycle)):
+        if config.macs_per_cycle <= limit and not excess(area_of_core(config, device, product, stage)[1]):
+            return config
+    return smallest

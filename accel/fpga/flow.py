@@ -113,7 +113,11 @@ def synthesise(verilog: str, top: str, device: Device, *, pads: bool = False) ->
     def make(place: Path) -> None:
         (place / "design.v").write_text(verilog, encoding="utf-8")
         script = f"read_verilog design.v; {command}; tee -q -o cells.json stat -json; write_json netlist.json"
-        run_tool(f"{top} could not be synthesised for {device.part}", _YOSYS, ["-q", "-p", script], place)
+        refusal = f"{top} could not be synthesised for {device.part}"
+        output = run_tool(refusal, _YOSYS, ["-q", "-p", script], place)
+        if conflict := re.search(r"Driver-driver conflict for \\?(\S+)", output):
+            # Yosys goes on with a constant: logic would be gone and no one told. Packing into SB_MAC16 does that to some registers.
+            raise FpgaError(f"{refusal}: {_YOSYS} drives {conflict[1]} twice, which is an error of its packing of multipliers")
         (place / "design.v").unlink()
 
     return _netlist(cached("fpga", digest_of((tool_version(_YOSYS), command, verilog)), make), top)

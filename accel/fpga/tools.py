@@ -75,12 +75,14 @@ def run_tool(refusal: str, tool: str, arguments: Sequence[str], directory: Path)
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if process.returncode:
-        raise FpgaError(f"{refusal}: {tool} says: {_telling(output, process.returncode)}")
+        raise FpgaError(f"{refusal}: {tool}: {_telling(output, process.returncode)}")
     return output
 
 
 def _telling(output: str, status: int) -> str:
     """Return the line of a tool's output that says most of why it failed."""
+    if status < 0:
+        return f"ended by signal {-status}; it may have been short of memory, of which it wants some gigabytes"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     if any(line.startswith("Traceback") for line in lines):
         return lines[-1]

@@ -21,21 +21,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def _toy(config: EngineConfig) -> tuple[str, Sequence[tuple[str, str, int]]]:
     count = config.macs_per_cycle
-    registers = "\n".join(f"    reg [7:0] weight{n};\n    reg [15:0] product{n};" for n in range(count))
-    steps = "\n".join(
-        f"        weight{n} <= {f'weight{n - 1}' if n else 'x'};\n        product{n} <= weight{n} * x;" for n in range(count)
-    )
-    text = f"""\
-module systolith (input clk, input rst, input [7:0] x, output reg [15:0] y);
-{registers}
-    reg [15:0] total;
-    always @(posedge clk) begin
-{steps}
-        total <= rst ? 16'd0 : {" ^ ".join(f"product{n}" for n in range(count))};
-        y <= total;
-    end
-endmodule
-"""
+    names = [(f"weight{n}", f"product{n}", f"total{n}") for n in range(count)]
+    lines = ["module systolith (input clk, input rst, input [7:0] x, output reg [15:0] y);"]
+    lines += [f"reg [7:0] {weight}; reg [15:0] {product}, {total};" for weight, product, total in names]
+    lines.append("always @(posedge clk) begin")
+    before, so_far = "x", "{x, x}"
+    for weight, product, total in names:
+        lines.append(f"{weight} <= {before}; {product} <= {weight} * x; {total} <= {so_far} ^ {product};")
+        before, so_far = weight, total
+    lines += [f"y <= rst ? 16'd0 : {so_far};", "end", "endmodule"]
+    text = "\n".join(lines)
     return text, [("clk", "input", 1), ("rst", "input", 1), ("x", "input", 8), ("y", "output", 16)]
 
 
