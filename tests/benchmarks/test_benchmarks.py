@@ -118,3 +118,19 @@ def test_a_refusal_is_a_sentence(script: str) -> None:
     assert done.returncode == 1
     assert "Error: no configuration is called 'huge'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_document_has_the_figures_that_were_measured() -> None:
+    code = """
+import sys, json
+sys.path.insert(0, "benchmarks")
+import fpga
+text = fpga.DOCUMENT.read_text(encoding="utf-8")
+rows = json.loads(fpga.RESULTS.read_text(encoding="utf-8"))["rows"]
+assert rows, "nothing was measured"
+assert fpga.with_table(text, rows) == text, "the table is not that of fpga.json: run benchmarks/fpga.py"
+assert fpga.with_table(text, rows[:-1]) != text, "the table does not depend on the figures"
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

