@@ -19,7 +19,7 @@ from typing import Any
 from accel.errors import SystolithError
 from accel.isa import WINDOW_LINES, WINDOW_TAPS
 
-__all__ = ["PRESETS", "ConfigError", "EngineConfig", "load_config", "power_of_two_at_least"]
+__all__ = ["DESIGNS", "PRESETS", "ConfigError", "EngineConfig", "load_config", "power_of_two_at_least"]
 
 #: Instructions that each of the three unit queues holds: how far the dispatcher runs ahead of the slowest unit.
 QUEUE_DEPTH = 8
@@ -245,17 +245,36 @@ PRESETS: dict[str, EngineConfig] = {
     ),
 }
 
+#: Named configurations of whole designs, whose only memory is on the chip (docs/board.md).
+DESIGNS: dict[str, EngineConfig] = {
+    # Of the 56 block RAMs of an LFE5U-25F, 38 are LeNet-5's; here are 16: a bank takes one even when it is small, so they are as
+    # deep as one goes. Few accumulators are flip-flops and look-up tables.
+    "board": replace(
+        _BASE,
+        name="board",
+        lanes=2,
+        scratchpad_words=2048,
+        weight_words=2048,
+        accumulator_words=64,
+        parameter_channels=64,
+        window_pixels=0,
+        tables=False,
+        elementwise=False,
+    ),
+}
+
 
 def load_config(name_or_path: str) -> EngineConfig:
-    """Return the preset called ``name_or_path``, or the configuration in that TOML file.
+    """Return the preset or design called ``name_or_path``, or the configuration in that TOML file.
 
     Raises :class:`ConfigError` in one sentence when it is neither or holds a bad value.
     """
-    if name_or_path in PRESETS:
-        return PRESETS[name_or_path]
+    named = PRESETS | DESIGNS
+    if name_or_path in named:
+        return named[name_or_path]
     path = Path(name_or_path)
     if path.suffix != ".toml":
-        raise ConfigError(f"no configuration is called {name_or_path!r}; use one of {', '.join(PRESETS)}, or a .toml file")
+        raise ConfigError(f"no configuration is called {name_or_path!r}; use one of {', '.join(named)}, or a .toml file")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

