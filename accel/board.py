@@ -149,6 +149,8 @@ class Board:
             except OSError as error:
                 raise LinkError(f"{self._name}: the port has failed: {_reason(error)}; is the board still connected?") from None
             if found is None:
+                while self._line.read(link.MAX_DATA):
+                    pass  # the board hears nothing before it has said all
                 problem = "the board answers what cannot be understood; is it the right --baud, and is the cable sound?"
                 continue
             status, data = found
@@ -156,7 +158,9 @@ class Board:
                 return data
             if status not in (Status.BAD_REQUEST, Status.BAD_DATA, Status.INCOMPLETE):
                 known = {entry.value: entry.name for entry in Status}
-                raise LinkError(f"{self._name}: the board refuses a request with {known.get(status, status)}; reset it, and try again")
+                raise LinkError(
+                    f"{self._name}: the board refuses a request with {known.get(status, status)}; reset it, and try again"
+                )
             problem = "the board does not get requests undamaged; is it the right --baud, and is the cable sound?"
         raise LinkError(f"{self._name}: {problem}")
 

@@ -565,7 +565,9 @@ def verilog(config: str, output: str, bus: str, memory_image: str | None, calibr
 @cli.command()
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
 @click.option("--port", required=True, metavar="PORT", help="Serial port of the board, such as /dev/ttyUSB0 or COM3.")
-@click.option("--baud", type=click.IntRange(min=1), metavar="N", help="Bits a second, as the design was made for.  [default: 1000000]")
+@click.option(
+    "--baud", type=click.IntRange(min=1), metavar="N", help="Bits a second, as the design was made for.  [default: 1000000]"
+)
 @click.option("--network", default="lenet5", show_default=True, metavar="NETWORK", help="Network on the board.")
 @click.option("--config", default="board", show_default=True, metavar="NAME|FILE.toml", help="Configuration of the board's engine.")
 @_calibration
@@ -614,7 +616,9 @@ def infer(
         driver = Driver(there, program, base=0, loaded=True)
         for name, image in chosen:
             output = driver.run(image, timeout=timeout)
-            results.append({"image": name, "class": int(output.argmax()), "cycles": driver.cycles, "output": output.flatten().tolist()})
+            results.append(
+                {"image": name, "class": int(output.argmax()), "cycles": driver.cycles, "output": output.flatten().tolist()}
+            )
             if not as_json:
                 _emit(f"{name}: {results[-1]['class']}  ({results[-1]['cycles']:,} cycles)\n")
     if as_json:

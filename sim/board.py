@@ -18,7 +18,7 @@ TOP = "systolith_board"
 
 
 class BoardDesign(NamedTuple):
-    """``verilog`` with top module :data:`TOP`, in which Lattice's pads and PLL are instantiated; ``constraints`` are its LPF file."""
+    """``verilog``, whose top module :data:`TOP` instantiates Lattice's pads and PLL, and ``constraints``, its LPF file."""
 
     verilog: str
     constraints: str

@@ -8,14 +8,15 @@ from amaranth.lib.wiring import In
 
 from rtl.wishbone import axi_signature
 
-__all__ = ["LATENCY", "PIECE_WORDS", "OnChipMemory", "pieces"]
+__all__ = ["LATENCY", "PIECE_WORDS", "SMALLEST_WORDS", "OnChipMemory", "pieces"]
 
-#: Cycles from an address to its first beat, and from a last beat to its response: the timing of :class:`accel.program.MemoryTiming`
-#: with this latency and a beat a cycle.
+#: Cycles from an address to its first beat, and from a last beat to its response: :class:`accel.program.MemoryTiming` with this
+#: latency and a beat a cycle.
 LATENCY = 5
 
-#: Words of the largest piece: a block RAM of 16 kbit in bytes, so that no multiplexer stands between it and its register.
-PIECE_WORDS = 2048
+#: Words of the largest piece: a block RAM of 16 kbit in bytes, so that no multiplexer stands between it and its register; and of
+#: the smallest, below which block RAMs of that size do not become fewer.
+PIECE_WORDS, SMALLEST_WORDS = 2048, 512
 
 #: Bursts, write beats, and read beats that are taken ahead.
 READ_BURSTS, WRITE_BURSTS, WRITE_BEATS, READ_BEATS = 16, 8, 16, 8
@@ -24,10 +25,10 @@ _SLAVE_ERROR = 2
 
 
 def pieces(words: int) -> list[tuple[int, int]]:
-    """Return first word and words of the memories that make up one of ``words``: powers of two, the largest first."""
+    """Return first word and words of the memories that make up one of at least ``words``: powers of two, the largest first."""
     found, first = [], 0
     while first < words:
-        size = min(PIECE_WORDS, 1 << ((words - first).bit_length() - 1))
+        size = max(SMALLEST_WORDS, min(PIECE_WORDS, 1 << ((words - first).bit_length() - 1)))
         found.append((first, size))
         first += size
     return found

@@ -30,7 +30,7 @@ class PllDividers:
 
 
 def pll_dividers(frequency: int) -> PllDividers | None:
-    """Return dividers that make exactly ``frequency`` Hz of the oscillator's, with the fastest phase detector; None if there are none."""
+    """Return dividers that make exactly ``frequency`` Hz of the oscillator's, with the fastest phase detector; None without any."""
     for reference in range(1, OSCILLATOR // _DETECTOR[0] + 1):
         feedback, rest = divmod(frequency * reference, OSCILLATOR)
         if rest or not feedback:

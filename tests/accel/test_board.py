@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from accel import board, link
+from accel import link
 from accel.board import Board, BoardError, Settings, identity, open_port
 from accel.cli import cli
 from accel.compiler import compile_network
@@ -25,7 +25,9 @@ PORT = "/dev/ttyBOARD"
 class Line:
     """A serial port with a board at its end, in Python; ``hit`` turns what either side sends into what the other hears."""
 
-    def __init__(self, *, version: int = link.LINK_VERSION, who: bytes = bytes(8), hit: Callable[[bytes], bytes] = lambda sent: sent):
+    def __init__(
+        self, *, version: int = link.LINK_VERSION, who: bytes = bytes(8), hit: Callable[[bytes], bytes] = lambda sent: sent
+    ):
         self.memory = bytearray(1 << 17)
         self.registers = {int(CSR.ISA_VERSION): 2}
         self.version, self.who, self.hit = version, who, hit
@@ -158,16 +160,16 @@ def test_a_port_that_fails_is_told_in_a_sentence() -> None:
 def test_a_port_that_is_not_there_is_told_in_a_sentence() -> None:
     with pytest.raises(LinkError) as caught, open_port("/dev/ttyNOWHERE", baud=115200, timeout=1):
         raise AssertionError
-    assert str(caught.value).startswith("/dev/ttyNOWHERE: cannot be opened as a serial port: No such file or directory; the ports here:")
+    assert str(caught.value).startswith(
+        "/dev/ttyNOWHERE: cannot be opened as a serial port: No such file or directory; the ports here:"
+    )
 
 
 def test_a_clock_too_slow_for_the_line_is_refused() -> None:
     assert Settings(clock=64_000_000, baud=1_000_000).divisor == 64
     with pytest.raises(BoardError) as caught:
         Settings(clock=10_000_000, baud=3_000_000)
-    assert str(caught.value) == (
-        "a line of 3000000 bits a second cannot be made from a clock of 10000000 Hz; take 1200 to 2500000"
-    )
+    assert str(caught.value) == ("a line of 3000000 bits a second cannot be made from a clock of 10000000 Hz; take 1200 to 2500000")
 
 
 def test_the_design_is_a_configuration_by_name() -> None:
@@ -182,7 +184,10 @@ def test_infer_refuses_in_one_sentence_and_with_status_2(tmp_path) -> None:
     try:
         port = os.ttyname(theirs)
         for arguments, sentence in (
-            (["--port", "/dev/ttyNOWHERE", digit], "/dev/ttyNOWHERE: cannot be opened as a serial port: No such file or directory; "),
+            (
+                ["--port", "/dev/ttyNOWHERE", digit],
+                "/dev/ttyNOWHERE: cannot be opened as a serial port: No such file or directory; ",
+            ),
             (["--port", port, "--timeout", "0.05", digit], f"{port}: the board does not answer; is it the right port and --baud, "),
             (["--port", port, str(tmp_path / "none.png")], f"{tmp_path / 'none.png'}: there is no such file"),
         ):

@@ -34,7 +34,8 @@ def test_bytes_go_out_one_after_the_other(bench, divisor):
     bench.run(block, give, background=[line])
     first = seen.index(0)
     assert seen[first : first + BITS * divisor * len(data)] == levels(data, divisor), f"seed {SEED}"
-    assert all(seen[:first]) and all(seen[first + BITS * divisor * len(data) :])
+    assert all(seen[:first])
+    assert all(seen[first + BITS * divisor * len(data) :])
 
 
 @pytest.mark.parametrize("divisor", [MIN_DIVISOR, 5, 13])
@@ -57,4 +58,5 @@ def test_a_spike_and_a_byte_without_stop_bit_are_no_bytes(bench):
     block = UartReceiver(divisor=divisor)
     seen = bench.trace(block, [{"i_rx": level} for level in line], ["o_byte", "o_valid", "o_idle"], more=2 * divisor)
     assert [cycle["o_byte"] for cycle in seen if cycle["o_valid"]] == [0x42]
-    assert seen[0]["o_idle"] and not seen[9 + len(spike) + 25 * divisor]["o_idle"]
+    assert seen[0]["o_idle"]
+    assert not seen[9 + len(spike) + 25 * divisor]["o_idle"]

