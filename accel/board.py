@@ -19,7 +19,7 @@ __all__ = ["BAUD", "CLOCK", "MIN_BAUD", "NETWORK", "Board", "BoardError", "Line"
 #: What the board design runs unless it is told otherwise.
 NETWORK = "lenet5"
 #: The design's clock in Hz, and bits a second on its line.
-CLOCK = 70_000_000
+CLOCK = 75_000_000
 BAUD = 1_000_000
 MIN_BAUD = 1200
 

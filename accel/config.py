@@ -247,16 +247,18 @@ PRESETS: dict[str, EngineConfig] = {
 
 #: Named configurations of whole designs, whose only memory is on the chip (docs/board.md).
 DESIGNS: dict[str, EngineConfig] = {
-    # Of the 56 block RAMs of an LFE5U-25F, 38 are LeNet-5's; here are 16: a bank takes one even when it is small, so they are as
-    # deep as one goes. Few accumulators are flip-flops and look-up tables.
+    # What an LFE5U-25F has: 56 block RAMs, of which LeNet-5 takes 42, so scratchpad and weights have 14, one for a bank, and
+    # accumulators, parameters and queues are look-up tables; 28 multipliers, 4 of them for a lane. Six rows because the second
+    # layer has six channels to read; with eight, look-up tables run out.
     "board": replace(
         _BASE,
         name="board",
-        lanes=2,
+        rows=6,
+        lanes=1,
         scratchpad_words=2048,
         weight_words=2048,
-        accumulator_words=64,
-        parameter_channels=64,
+        accumulator_words=32,
+        parameter_channels=32,
         window_pixels=0,
         tables=False,
         elementwise=False,

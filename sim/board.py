@@ -8,6 +8,7 @@ from amaranth._toolchain.yosys import find_yosys  # as in sim.export
 from amaranth_boards.ulx3s import ULX3S_25F_Platform
 
 from accel.board import BoardError, Settings, identity
+from accel.config import EngineConfig
 from accel.program import Program
 from sim.export import with_plain_names, without_zeros
 
@@ -16,12 +17,20 @@ __all__ = ["TOP", "BoardDesign", "board_design"]
 #: Name of the top module.
 TOP = "systolith_board"
 
+#: Multipliers of an LFE5U-25F, and how many of them a requantiser's lane takes: 32 by 31 bits of 18 by 18.
+_MULTIPLIERS, _LANE_MULTIPLIERS = 28, 4
+
+#: Picoseconds of logic and estimated routes below which a path needs no more speed, for Yosys's mapper.
+_MAPPED_PERIOD = 11_000
+
 
 class BoardDesign(NamedTuple):
-    """``verilog``, whose top module :data:`TOP` instantiates Lattice's pads and PLL, and ``constraints``, its LPF file."""
+    """``verilog``, whose top module :data:`TOP` instantiates Lattice's pads and PLL; ``constraints``, its LPF file; and ``synthesis``,
+    the Yosys commands that make a netlist of it which fits."""
 
     verilog: str
     constraints: str
+    synthesis: tuple[str, ...]
 
 
 def board_design(program: Program, settings: Settings) -> BoardDesign:
@@ -57,4 +66,26 @@ def board_design(program: Program, settings: Settings) -> BoardDesign:
     ]
     yosys = find_yosys(lambda version: version >= (0, 40))
     text = yosys.run(["-q", "-"], "\n".join(script), ignore_warnings=True)
-    return BoardDesign(with_plain_names(without_zeros(text)), str(plan.files[f"{TOP}.lpf"]))
+    constraints = str(plan.files[f"{TOP}.lpf"])
+    return BoardDesign(with_plain_names(without_zeros(text)), constraints, _synthesis(program.config))
+
+
+def _synthesis(config: EngineConfig) -> tuple[str, ...]:
+    """Return the commands of Yosys after the design was read.
+
+    Accumulators become look-up tables, because block RAM is full; and the products for which there is no multiplier become Booth
+    multipliers, as many as must. Paths below the clock's period are mapped for area.
+    """
+    elements = [(row, column) for row in range(config.rows) for column in range(config.columns)]
+    without = elements[max(0, _MULTIPLIERS - _LANE_MULTIPLIERS * config.lanes) :]
+    booth = [f"booth {' '.join(f'*_array_pe_{row}_{column}' for row, column in without)}"] if without else []
+    return (
+        f"hierarchy -top {TOP}",
+        'setattr -set ram_style "distributed" *_core_accumulators/m:*',
+        "proc",
+        "opt_clean",
+        "wreduce *_array_pe_*",
+        *booth,
+        f"scratchpad -set abc9.D {_MAPPED_PERIOD}",
+        f"synth_ecp5 -nowidelut -top {TOP}",
+    )

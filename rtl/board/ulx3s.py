@@ -103,7 +103,6 @@ class Ulx3s(Elaboratable):
             o_CLKOP=domain.clk,
             o_LOCK=locked,
         )
-        platform.add_clock_constraint(domain.clk, self.frequency)
         m.submodules.reset = cdc.ResetSynchronizer(~locked | button.i, domain="sync")
 
         m.submodules.system = system = self.system
