@@ -25,8 +25,8 @@ _MAPPED_PERIOD = 11_000
 
 
 class BoardDesign(NamedTuple):
-    """``verilog``, whose top module :data:`TOP` instantiates Lattice's pads and PLL; ``constraints``, its LPF file; and ``synthesis``,
-    the Yosys commands that make a netlist of it which fits."""
+    """A design: ``verilog``, whose top module :data:`TOP` instantiates Lattice's pads and PLL; ``constraints``, its LPF file; and
+    ``synthesis``, the Yosys commands that make a netlist of it which fits."""
 
     verilog: str
     constraints: str

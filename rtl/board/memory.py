@@ -37,9 +37,9 @@ def pieces(words: int) -> list[tuple[int, int]]:
 class OnChipMemory(wiring.Component):
     """Block RAM as an AXI4 slave: a beat a cycle in each direction at once, ``LATENCY`` cycles after its address.
 
-    In every cycle it does what the memory model (:mod:`sim.memory`) does, for a master that takes what it asked for no later than
-    ``READ_BURSTS`` further bursts and gives no data before their address. Beats outside of it are answered with SLVERR: read as
-    ones, written nowhere.
+    In every cycle it does what the memory model (:mod:`sim.memory`) does, for a master with at most ``READ_BURSTS`` and
+    ``WRITE_BURSTS`` under way that gives no data before their address, and reads nothing before its write is answered. Beats
+    outside of it are answered with SLVERR: read as ones, written nowhere.
 
     ::
 
@@ -150,7 +150,8 @@ class OnChipMemory(wiring.Component):
         late_index = [Signal(index_bits, name=f"read_index_{n}", reset_less=True) for n in range(2)]
         m.d.sync += [late_index[0].eq(read_index), late_index[1].eq(late_index[0])]
         for number, (first, size) in enumerate(pieces(self.words)):
-            piece = memory.Memory(shape=8 * bus, depth=size, init=words[first : first + size])
+            # Who reads what is being written gets anything: block RAM promises no more, and Yosys would add logic that does.
+            piece = memory.Memory(shape=8 * bus, depth=size, init=words[first : first + size], attrs={"no_rw_check": 1})
             m.submodules[f"piece_{number}"] = piece
             reader, writer = piece.read_port(), piece.write_port(granularity=8)
             value = Signal(8 * bus, name=f"value_{number}", reset_less=True)

@@ -38,7 +38,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 DIGITS = 3
 #: What surrounds the design's Verilog.
-MODELS = ("board_pins.v", "ecp5_models.v")
+MODELS = ("board_pins.v", "ecp5_models.v", "ecp5_blocks.v")
 
 
 @dataclass(frozen=True)
