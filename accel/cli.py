@@ -7,6 +7,7 @@ Exit status: 0 when every byte agrees with the golden model, 1 when one does not
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 import shutil
@@ -76,6 +77,8 @@ class _Commands(click.Group):
 
 def main() -> None:
     """Run the command line."""
+    # A program is many small objects, none of them garbage; by default Python would look through them all the time.
+    gc.set_threshold(100_000, 50, 100)
     cli(prog_name="systolith")
 
 
@@ -115,6 +118,31 @@ _memory_interval = click.option(
     metavar="K",
     help="Cycles a beat of the memory bus.",
 )
+
+
+def _check_batch(_context: click.Context, _parameter: click.Parameter, batch: int) -> int:
+    if batch < 1:
+        raise CommandError(f"--batch: must be at least 1 image, not {batch}")
+    return batch
+
+
+_batch = click.option(
+    "--batch",
+    type=int,
+    callback=_check_batch,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Images that the engine takes at a time, layer by layer: they share what it loads of the weights.",
+)
+_budget = click.option(
+    "--budget",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Instructions that the compiler may replay on the cycle model to find a faster program (100000 takes a while).",
+)
 _clock = click.option(
     "--clock",
     type=click.FloatRange(min=0, min_open=True),
@@ -149,18 +177,21 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
     "--images",
     type=click.IntRange(min=1),
     metavar="N",
-    help=f"Run the first N sample images.  [default: {DEFAULT_IMAGES}; {DEFAULT_IMAGES_PYSIM} on pysim, or without samples]",
+    help=f"Run the first N sample images.  [default: {DEFAULT_IMAGES}; {DEFAULT_IMAGES_PYSIM} on pysim, or without samples; "
+    "in whole batches]",
 )
 @click.option(
     "--input", "input_file", metavar="FILE", help="Run the images in a .npy, .npz or .png file instead (all, or the first N)."
 )
 @_calibration
+@_batch
+@_budget
 @_memory_latency
 @_memory_interval
 @click.option("--stall-seed", type=int, metavar="S", help="Stall the memory bus at random as well, from this seed.")
 @click.option("--output", metavar="FILE.npy", help="Write the output bytes: int8 (images, height, width, channels).")
 @click.option("--vcd", metavar="FILE", help="Write the waveforms to a file (slow and large: use few images).")
-@click.option("--trace", metavar="FILE.json", help="Write the timeline of the first image, for https://ui.perfetto.dev.")
+@click.option("--trace", metavar="FILE.json", help="Write the timeline of the first batch, for https://ui.perfetto.dev.")
 @_as_json
 def run(
     network: str,
@@ -169,6 +200,8 @@ def run(
     images: int | None,
     input_file: str | None,
     calibration: str | None,
+    batch: int,
+    budget: int,
     memory_latency: int,
     memory_interval: int,
     stall_seed: int | None,
@@ -183,6 +216,7 @@ def run(
     Examples:
       systolith run lenet5 --images 10
       systolith run lenet5 --config large --memory-latency 100
+      systolith run lenet5 --images 16 --batch 4
       systolith run model.onnx --calibration train.npz --input photo.png --output result.npy
     """
     engine = load_config(config)
@@ -207,9 +241,9 @@ def run(
         if timeline is not None and not runner.cycle_accurate:
             raise CommandError(f"--trace: the {runner.name} has no clock; take --backend verilator or pysim")
         default = DEFAULT_IMAGES_PYSIM if runner.name == "pysim" else DEFAULT_IMAGES
-        chosen = _images_of_file(loaded, input_file, images) if input_file else _samples(loaded, network, images, default)
+        chosen = _images_of_file(loaded, input_file, images) if input_file else _samples(loaded, network, images, default, batch)
         progress.stage(f"compiling {loaded.name} for {engine.name}")
-        program = compile_network(loaded, engine)
+        program = compile_network(loaded, engine, batch=batch, budget=budget)
         progress.stage("running the golden model")
         expected = golden.run(loaded, chosen.inputs)
         built = ": each configuration's model is built once, in half a minute to some minutes" if runner.name == "verilator" else ""
@@ -245,17 +279,21 @@ def run(
 @_network
 @_configs
 @_calibration
+@_batch
+@_budget
 @_memory_latency
 @_memory_interval
 @_clock
 @click.option(
-    "--trace", metavar="FILE.json", help="Write the timeline of one image, for https://ui.perfetto.dev (one configuration)."
+    "--trace", metavar="FILE.json", help="Write the timeline of one batch, for https://ui.perfetto.dev (one configuration)."
 )
 @_as_json
 def estimate(
     network: str,
     configs: tuple[str, ...],
     calibration: str | None,
+    batch: int,
+    budget: int,
     memory_latency: int,
     memory_interval: int,
     clock: float,
@@ -271,6 +309,7 @@ def estimate(
     Examples:
       systolith estimate resnet18 --config large
       systolith estimate mobilenetv1 --config base --config large --memory-latency 100 --clock 150
+      systolith estimate alexnet --config large --batch 16
       systolith estimate lenet5 --trace lenet5.json
     """
     engines = [load_config(name) for name in configs]
@@ -289,7 +328,7 @@ def estimate(
         loaded = load_network(network, calibration=calibration, assume=True)
         for engine in engines:
             progress.stage(f"compiling {loaded.name} for {engine.name}")
-            program = compile_network(loaded, engine)
+            program = compile_network(loaded, engine, batch=batch, budget=budget)
             progress.stage(f"estimating {loaded.name} on {engine.name}")
             begin = time.perf_counter()
             estimated = perf.estimate(program, timing)
@@ -312,6 +351,8 @@ def estimate(
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @_configs
 @click.option("--calibration", metavar="FILE", help="Images (.npy or .npz) with which float models among the files are quantised.")
+@_batch
+@_budget
 @_memory_latency
 @_memory_interval
 @_clock
@@ -333,6 +374,8 @@ def compare(
     models: tuple[str, ...],
     configs: tuple[str, ...],
     calibration: str | None,
+    batch: int,
+    budget: int,
     memory_latency: int,
     memory_interval: int,
     clock: float,
@@ -381,7 +424,7 @@ def compare(
             for engine in engines:
                 progress.stage(f"compiling {network.name} for {engine.name}")
                 try:
-                    program = compile_network(network, engine)
+                    program = compile_network(network, engine, batch=batch, budget=budget)
                 except CompileError as error:
                     refusals.append(comparing.Refusal(network=network.name, config=engine.name, reason=str(error)))
                     continue
@@ -670,8 +713,11 @@ def _images_of_file(network: Network, path: str, count: int | None) -> _Images:
     return _Images(inputs=inputs, pixels=_pixels(inputs), labels=None, source=path)
 
 
-def _samples(network: Network, name: str, count: int | None, default: int) -> _Images:
-    """Return ``count`` (or ``default``) sample images of the built-in network called ``name``; random ones, if it has none."""
+def _samples(network: Network, name: str, count: int | None, default: int, batch: int) -> _Images:
+    """Return ``count`` sample images of the built-in network called ``name``; random ones, if it has none.
+
+    When no count is given, they fill the batches that ``default`` images take.
+    """
     import numpy as np
 
     from accel.frontends import NETWORKS, sample_images
@@ -681,14 +727,14 @@ def _samples(network: Network, name: str, count: int | None, default: int) -> _I
     if samples is None:
         if count is not None and count > MAX_IMAGES:
             raise CommandError(f"--images: must be at most {MAX_IMAGES:,} random images, not {count:,}")
-        shape = count or DEFAULT_IMAGES_RANDOM, *network.input.shape
+        shape = count or _whole_batches(DEFAULT_IMAGES_RANDOM, batch), *network.input.shape
         inputs = np.random.default_rng(RANDOM_SEED).integers(-128, 128, shape, dtype=np.int8)
         note = (
             f"{network.name} has no sample images, so it ran on random bytes and its classes mean nothing; give images with --input"
         )
         return _Images(inputs=inputs, pixels=None, labels=None, source=f"random bytes from seed {RANDOM_SEED}", notes=(note,))
     raw, labels = samples
-    count = count or default
+    count = count or min(_whole_batches(default, batch), len(raw))
     if count > len(raw):
         raise CommandError(f"--images: {name} has {len(raw)} sample images, not {count}")
     return _Images(
@@ -697,6 +743,11 @@ def _samples(network: Network, name: str, count: int | None, default: int) -> _I
         labels=[int(n) for n in labels[:count]],
         source="held-out samples of the network",
     )
+
+
+def _whole_batches(count: int, batch: int) -> int:
+    """Return ``count`` rounded up to whole batches."""
+    return -(-count // batch) * batch
 
 
 def _pixels(inputs: npt.NDArray[np.int8]) -> list[Pixels] | None:

@@ -55,7 +55,7 @@ class Entry:
     scalesim: tuple[scalesim.LayerCycles, ...] = ()
 
     @property
-    def bytes_per_image(self) -> int:
+    def bytes_per_image(self) -> float:
         """Bytes read and written in memory for one image, instructions left out."""
         return sum(layer.bytes for layer in self.report.layers)
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from accel.compare import Comparison, Entry
 from accel.peers import scalesim
 from accel.peers.published import Figure
-from accel.terminal import describe_memory
+from accel.terminal import describe_memory, one_image
 
 __all__ = ["show_comparison"]
 
@@ -40,7 +40,7 @@ def _parts(comparison: Comparison) -> Iterator[RenderableType]:
 
 
 def _overview(comparison: Comparison) -> Iterator[RenderableType]:
-    yield _title(f"One image at {comparison.clock:g} MHz")
+    yield _title(f"{one_image(comparison.entries[0].report).capitalize()} at {comparison.clock:g} MHz")
     table = _table("network", "config", right=("cycles", "utilisation", "roofline", "share", "images/s", "bytes moved"))
     last = comparison.entries[0].report.network
     for entry in comparison.entries:
@@ -53,10 +53,10 @@ def _overview(comparison: Comparison) -> Iterator[RenderableType]:
             report.config.name,
             _number(report.cycles_per_image),
             f"{report.utilisation:.1%}",
-            f"{report.roofline_cycles:,}",
+            _number(report.roofline_cycles),
             f"{report.roofline_share:.1%}",
             f"{report.images_per_second:,.1f}",
-            f"{entry.bytes_per_image:,}",
+            _number(entry.bytes_per_image),
         )
     yield table
     for config in {entry.report.config.name: entry.report.config for entry in comparison.entries}.values():
@@ -97,6 +97,8 @@ def _scalesim(entries: Sequence[Entry]) -> Iterator[RenderableType]:
     yield f"{', '.join(f'{short}: {name}' for short, name in scalesim.DATAFLOWS.items())}"
     yield "ours: the whole network from memory to memory, pooling and element-wise layers included"
     yield f"SCALE-Sim: {scalesim.LEAVES_OUT}"
+    if entries[0].report.batch > 1:
+        yield "SCALE-Sim's cycles are those of an image alone"
     yield f"as it was asked: {scalesim.MAPPING}\n"
 
 

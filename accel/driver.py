@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -97,15 +98,30 @@ class Driver:
     def run(self, image: npt.ArrayLike, *, timeout: float = 10.0) -> Int8Array:
         """Run one image, int8 ``(height, width, channels)``, and return the output map, int8 likewise.
 
+        Raises what :meth:`run_images` does.
+        """
+        (output,) = self.run_images([image], timeout=timeout)
+        return np.asarray(output, np.int8)
+
+    def run_images(self, images: Sequence[npt.ArrayLike], *, timeout: float = 10.0) -> Int8Array:
+        """Run images, int8 ``(height, width, channels)`` each, a batch of the program after the other, and return the output maps,
+        int8 ``(images, height, width, channels)``. A batch that is not full repeats its last image. ``timeout``: seconds a batch.
+
         Raises what :meth:`start` and :meth:`wait` do, and :class:`~accel.program.ProgramError` for an image that does not fit.
         """
-        binding = self._program.input
-        self._transport.write(self._base + binding.address, binding.pack(image).tobytes())
-        self.start()
-        self.wait(timeout)
-        output = self._program.output
-        data = self._transport.read(self._base + output.address, output.nbytes)
-        return output.unpack(np.frombuffer(data, np.uint8))
+        source, output = self._program.input, self._program.output
+        results = np.empty((len(images), *output.shape), np.int8)
+        done = 0
+        for new, batch in self._program.batches(images):
+            data = b"".join(source.pack(image).tobytes() for image in batch)
+            self._transport.write(self._base + source.address, data)
+            self.start()
+            self.wait(timeout)
+            for number in range(new):
+                found = self._transport.read(self._base + output.place(number).start, output.nbytes)
+                results[done + number] = output.unpack(np.frombuffer(found, np.uint8))
+            done += new
+        return results
 
     def start(self) -> None:
         """Start the program. Raises :class:`DriverError` while one runs, and after an error until :meth:`clear`."""

@@ -94,7 +94,7 @@ class Emulator:
         self.seed = seed
 
     def run(self, program: Program, images: Sequence[npt.ArrayLike], **options: Any) -> RunResult:
-        """Run one image after the other on one engine and return the outputs.
+        """Run one batch after the other on one engine and return the outputs.
 
         Takes no options. Raises :class:`EmulatorError` naming the instruction that cannot be executed.
         """
@@ -104,19 +104,23 @@ class Emulator:
         machine = Machine(program.config, seed=self.seed)
         rng = np.random.default_rng((self.seed, 1))
         outputs = np.empty((len(images), *program.output.shape), np.int8)
-        for i, image in enumerate(images):
+        done = 0
+        for new, batch in program.batches(images):
             memory = rng.integers(0, 256, program.memory_bytes, np.uint8)
             memory[: program.image.nbytes] = program.image
-            _place_input(memory, program.input, np.asarray(image))
+            for number, image in enumerate(batch):
+                _place_input(memory[program.input.place(number)], program.input, np.asarray(image))
             machine.run(memory)
-            outputs[i] = program.result(memory)
+            for number in range(new):
+                outputs[done + number] = program.result(memory, number)
+            done += new
         return RunResult(outputs=outputs, seconds=time.perf_counter() - started)
 
 
 def _place_input(memory: Bytes, binding: TensorBinding, image: npt.NDArray[np.generic]) -> None:
-    """Write a map where it lies in memory, leaving alone the bytes of its elements that mean nothing."""
+    """Write a map into its bytes of memory, leaving alone those of its elements that mean nothing."""
     meant = binding.pack(np.ones(binding.shape, np.int8)) != 0
-    memory[binding.address : binding.address + binding.nbytes][meant] = binding.pack(image)[meant]
+    memory[meant] = binding.pack(image)[meant]
 
 
 class Machine:

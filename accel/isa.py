@@ -323,6 +323,10 @@ def fields_of(opcode: Opcode) -> tuple[Field, ...]:
     return ENTRIES[opcode]
 
 
+#: The least and the greatest value of every field but the opcode; looked up, because programs have many instructions.
+_RANGES = {opcode: {f.name: (f.minimum, f.maximum) for f in fields if f.name != "opcode"} for opcode, fields in ENTRIES.items()}
+
+
 @dataclass(frozen=True)
 class Instruction:
     """One instruction: its opcode and the value of every other field; fields not given are zero.
@@ -334,19 +338,16 @@ class Instruction:
     values: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        known = {f.name: f for f in ENTRIES[self.opcode]}
+        known = _RANGES[self.opcode]
+        values = dict.fromkeys(known, 0)
         for name, value in self.values.items():
-            if name not in known or name == "opcode":
-                raise IsaError(
-                    f"{self.opcode.name} has no field {name!r}; its fields are {', '.join(k for k in known if k != 'opcode')}"
-                )
-            if not known[name].minimum <= value <= known[name].maximum:
-                raise IsaError(
-                    f"{self.opcode.name}: {name} must be from {known[name].minimum} to {known[name].maximum}, not {value}"
-                )
-        object.__setattr__(
-            self, "values", MappingProxyType({name: int(self.values.get(name, 0)) for name in known if name != "opcode"})
-        )
+            if name not in known:
+                raise IsaError(f"{self.opcode.name} has no field {name!r}; its fields are {', '.join(known)}")
+            minimum, maximum = known[name]
+            if not minimum <= value <= maximum:
+                raise IsaError(f"{self.opcode.name}: {name} must be from {minimum} to {maximum}, not {value}")
+            values[name] = int(value)
+        object.__setattr__(self, "values", MappingProxyType(values))
 
     def __getitem__(self, name: str) -> int:
         return self.values[name]

@@ -28,7 +28,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -37,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from accel.config import QUEUE_DEPTH, EngineConfig
-from accel.isa import INSTRUCTION_BYTES, MAX_SHARE_LOG2, UNORDERED, Instruction, Opcode, Operation, Target, UnitState
+from accel.isa import INSTRUCTION_BYTES, MAX_SHARE_LOG2, UNORDERED, Opcode, Operation, Target, UnitState
 from accel.program import MemoryTiming, Program
 
 __all__ = ["Estimate", "Timeline", "estimate"]
@@ -58,10 +58,15 @@ _WRITES = 8  # write_port.OUTSTANDING
 #: Turns of the processes in one cycle: fetch goes before load on the read port.
 _FETCH, _DISPATCH, _LOAD, _EXECUTE, _STORE, _WRITE = range(6)
 
-#: Groups of a STORE that are worth looking for a stretch without disturbance.
-_WORTH_A_RUN = 4 * _RESULTS
+#: Groups of a STORE that are worth looking for a stretch without disturbance. They take more credits than there are, so all results
+#: before it are written before its last issue.
+_WORTH_A_RUN = 2 * _RESULTS
 
+_NEVER = 1 << 62
+
+Fields = Mapping[str, int]
 _Process = Generator["int | None", None, None]
+"""Yields the cycle in which it goes on, or None to wait for news."""
 
 
 Cycles = npt.NDArray[np.int64]
@@ -196,7 +201,8 @@ class _Unit:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.entries: list[tuple[int, Instruction, tuple[int, int, int]]] = []
+        self.entries: list[tuple[int, Fields, tuple[int, int, int]]] = []
+        """For each instruction, its place in the program, its fields, and how many of each queue must be finished before it."""
         self.seen: list[int] = []
         """For each entry, the cycle from which the unit sees it."""
         self.popped: list[int] = []
@@ -221,7 +227,7 @@ class _Replay:
         self.channel = _ReadChannel(self.config, timing, self.load_line)
         self.port = _WritePort(self.config, timing)
         self.now = 0
-        self._heap: list[tuple[int, int, int]] = []
+        self._heap: list[tuple[int, int]] = []
         self._due: list[int | None] = []
         self._processes: list[_Process] = []
         self._running = -1
@@ -230,7 +236,9 @@ class _Replay:
         self.dispatched: list[int] = []
         """For each instruction, the cycle in which it left the prefetch buffer."""
         self.fetch_taken = -1
-        self.results: deque[_Result] = deque()
+        self.results: deque[tuple[int, bool, int, int]] = deque()
+        """Groups issued whose results are not written yet: the cycle in which each is at the head at best, whether it completes a
+        word for the scratchpad, the column of the word for memory and the instruction that it completes (or else -1)."""
         self.releases: list[int] = []
         """Cycles in which credits come back, as far as known: a heap."""
         self.outstanding = 0
@@ -249,52 +257,37 @@ class _Replay:
         due = self._due[process]
         if due is None or time < due:
             self._due[process] = time
-            heapq.heappush(self._heap, (time, process, time))
+            heapq.heappush(self._heap, (time, process))
 
-    def wake_all(self) -> None:
-        """Let every process that waits for news look again in this cycle (or the next, where its turn is over)."""
-        for process, due in enumerate(self._due):
-            if due is None and process != self._running:
+    def tell(self, *processes: int) -> None:
+        """Let those of some processes that wait for news look again in this cycle."""
+        for process in processes:
+            if self._due[process] is None and process != self._running:
                 self.wake(process, self.now)
 
     def quiet_until(self) -> int:
-        """Return the cycle of the next event of any process."""
-        while self._heap:
-            time, process, _ = self._heap[0]
-            if self._due[process] == time:
+        """Return the cycle of the next event of any other process."""
+        heap, due = self._heap, self._due
+        while heap:
+            time, process = heap[0]
+            if due[process] == time:
                 return time
-            heapq.heappop(self._heap)
-        return 1 << 62
+            heapq.heappop(heap)
+        return _NEVER
 
     def run(self) -> Estimate:
         """Replay the program."""
-        self._processes = [self._fetch(), self._dispatch(), self._load(), self._execute(), self._store(), self._write()]
-        self._due = [0] * len(self._processes)
-        self._heap = [(0, n, 0) for n in range(len(self._processes))]
-        alive = set(range(len(self._processes)))
-        done: int | None = None
-        while done is None:
-            time = self.quiet_until()
-            if time == 1 << 62:
-                done = self._done()
-                assert done is not None, "the cycle model has nothing to do before the program's end"
-                break
-            _, process, _ = heapq.heappop(self._heap)
-            self._due[process] = None
-            self._running = process
-            self.now = time
-            if process in alive:
-                try:
-                    resume = next(self._processes[process])
-                except StopIteration:
-                    alive.discard(process)
-                    self._due[process] = 1 << 62
-                    continue
-                if resume is not None:
-                    self.wake(process, resume)
-            done = self._done() if self.end_from is not None and time >= self._earliest_end() else None
+        processes = [self._fetch(), self._dispatch(), self._load(), self._execute(), self._store(), self._write()]
+        self._due = [0] * len(processes)
+        self._heap = [(0, n) for n in range(len(processes))]
+        while self.quiet_until() != _NEVER:
+            self.now, self._running = heapq.heappop(self._heap)
+            self._due[self._running] = None
+            resume = next(processes[self._running])
+            if resume is not None:
+                self.wake(self._running, resume)
         # the registers of dispatcher and engine add a cycle each
-        cycles = done + 2
+        cycles = self._done() + 2
         for times in (self.retired, self.started, self.ended):
             times[-1] = cycles
         lines = self.load_line, self.execute_line, self._store_line()
@@ -305,18 +298,16 @@ class _Replay:
             cycles=cycles, retired=self.retired, started=self.started, ended=self.ended, timelines=(load, execute, store)
         )
 
-    def _earliest_end(self) -> int:
-        return max(unit.finished[-1] if unit.finished else 0 for unit in self.units)
-
-    def _done(self) -> int | None:
-        """Return the cycle in which all is done, if that is known."""
-        if self.end_from is None or any(len(unit.finished) < len(unit.entries) for unit in self.units):
-            return None
-        return max(self.end_from, self._earliest_end(), self.port.idle_from(), self.channel.idle_from())
+    def _done(self) -> int:
+        """Return the cycle in which all is done, once nothing is left to happen."""
+        assert self.end_from is not None, "the cycle model has nothing to do before the program's end"
+        assert all(len(unit.finished) == len(unit.entries) for unit in self.units)
+        finished = [unit.finished[-1] for unit in self.units if unit.finished]
+        return max(self.end_from, *finished, self.port.idle_from(), self.channel.idle_from())
 
     # ---- orders ----
 
-    def satisfied_from(self, orders: tuple[int, int, int], queues: tuple[int, ...]) -> int | None:
+    def satisfied_from(self, orders: tuple[int, int, int], *queues: int) -> int | None:
         """Return the cycle from which an instruction's orders on the given queues hold, or None when that is not known yet."""
         since = 0
         for queue in queues:
@@ -336,7 +327,7 @@ class _Replay:
         """Note that a queue's next instruction (the program's ``position``-th) retires in cycle ``pulse``."""
         self.retired[position] = pulse
         self.units[queue].finished.append(pulse + 1)
-        self.wake_all()
+        self.tell(_LOAD, _EXECUTE, _STORE)
 
     # ---- fetch and dispatch ----
 
@@ -349,8 +340,6 @@ class _Replay:
             needed = chunk * (bursts + 1) - _PREFETCH
             if needed > 0:
                 while len(self.dispatched) < needed:
-                    if self.end_from is not None:
-                        return
                     yield None
                 if self.dispatched[needed - 1] + 1 > self.now:
                     yield self.dispatched[needed - 1] + 1
@@ -359,41 +348,48 @@ class _Replay:
             self.fetch_taken = self.now
             self.fetched += self.channel.fetch(self.now, _FETCH_BYTES // bus)
             bursts += 1
-            self.wake_all()
+            self.tell(_DISPATCH)
             yield self.now + 1
 
     def _dispatch(self) -> _Process:
         counts = [0, 0, 0]
-        order = {Opcode.LOAD: 0, Opcode.EXECUTE: 1, Opcode.STORE: 2}
+        order = {Opcode.LOAD: _LOAD, Opcode.EXECUTE: _EXECUTE, Opcode.STORE: _STORE}
         free = 0
         for position, instruction in enumerate(self.program.instructions):
             while len(self.fetched) <= position:
                 yield None
             start = max(free, self.fetched[position])
-            queue = order.get(instruction.opcode)
-            if queue is not None:
+            process = order.get(instruction.opcode)
+            if process is not None:
+                queue = process - _LOAD
                 unit = self.units[queue]
                 if len(unit.entries) >= QUEUE_DEPTH:
                     while len(unit.popped) <= len(unit.entries) - QUEUE_DEPTH:
                         yield None
                     start = max(start, unit.popped[len(unit.entries) - QUEUE_DEPTH] + 1)
-            if start > self.now:
+                if start > self.now:
+                    yield start
+                values = instruction.values
+                load, execute, store = values["after_load"], values["after_execute"], values["after_store"]
+                orders = (
+                    0 if load == UNORDERED else counts[0] - load,
+                    0 if execute == UNORDERED else counts[1] - execute,
+                    0 if store == UNORDERED else counts[2] - store,
+                )
+                unit.entries.append((position, values, orders))
+                unit.seen.append(start + 1)
+                counts[queue] += 1
+                self.tell(process)
+            elif start > self.now:
                 yield start
             if instruction.opcode is Opcode.END:
                 self.end_from = start + 1
-                self.wake_all()
-                return
-            if queue is not None:
-                distances = (instruction["after_load"], instruction["after_execute"], instruction["after_store"])
-                targets = [
-                    0 if distance == UNORDERED else count - distance for distance, count in zip(distances, counts, strict=True)
-                ]
-                unit.entries.append((position, instruction, (targets[0], targets[1], targets[2])))
-                unit.seen.append(start + 1)
-                counts[queue] += 1
-            self.dispatched.append(start)
-            self.wake_all()
+            else:
+                self.dispatched.append(start)
+                self.tell(_FETCH)
             free = start + 1
+        while True:
+            yield None
 
     # ---- load ----
 
@@ -405,7 +401,7 @@ class _Replay:
             while len(unit.entries) <= index:
                 yield None
             position, load, orders = unit.entries[index]
-            while (since := self.satisfied_from(orders, (0, 1, 2))) is None:
+            while (since := self.satisfied_from(orders, 0, 1, 2)) is None:
                 yield None
             begin = max(free, unit.seen[index], since, self.channel.receiver_room_from(_IN_FLIGHT))
             while load["fence"]:
@@ -436,28 +432,31 @@ class _Replay:
             else:
                 self.channel.begin(begin, load)
                 time = begin + 2
-                element = load["element_log2"]
-                for z in range(load["n_z"]):
-                    for y in range(load["n_y"]):
-                        address = load["memory_address"] + z * load["memory_stride_z"] + y * load["memory_stride_y"]
-                        low = address % bus
-                        beat = address // bus
-                        left = (low + (load["n_x"] << element) - 1) // bus + 1
-                        while left:
+                for address in _rows(load):
+                    beat = address // bus
+                    left = (address % bus + (load["n_x"] << load["element_log2"]) - 1) // bus + 1
+                    while left:
+                        time = max(time, self.channel.room_from())
+                        if time == self.fetch_taken:
+                            time += 1
+                        elif time > self.now and self.quiet_until() <= time:
+                            yield time
+                        else:
                             burst = min(left, _BURST_BEATS - beat % _BURST_BEATS)
-                            if time > self.now:
-                                yield time
-                            # fetch has taken the port in this cycle already, or it is full
-                            while self.fetch_taken == self.now or self.channel.room_from() > self.now:
-                                yield max(self.now + 1, self.channel.room_from())
-                            self.channel.load(self.now, burst)
+                            if burst == _BURST_BEATS and (sent := self.channel.load_full(time, left // burst, self.quiet_until())):
+                                burst *= len(sent)
+                                self.now = sent[-1]
+                            else:
+                                self.channel.load(time, burst)
+                                self.now = time
                             beat += burst
                             left -= burst
                             time = self.now + 1
-                        time += 1
+                    time += 1
                 last = self.channel.end()
                 unit.popped.append(self.now)
                 free = self.now + 1
+            self.tell(_DISPATCH)
             self.started[position] = self.channel.first
             self.ended[position] = last
             # two registers until the last write is in memory, one for the pulse
@@ -480,7 +479,7 @@ class _Replay:
             while len(unit.entries) <= index:
                 yield None
             position, execute, orders = unit.entries[index]
-            while (since := self.satisfied_from(orders, (0,))) is None:
+            while (since := self.satisfied_from(orders, 0)) is None:
                 yield None
             begin = max(loader_free, unit.seen[index], since)
             if index >= _HANDED:
@@ -497,8 +496,8 @@ class _Replay:
             if passes == 1:
                 # the loader is done with it, whatever the streamer still waits for
                 unit.popped.append(filling + rows - 1)
-                self.wake_all()
-            while (since := self.satisfied_from(orders, (1, 2))) is None:
+                self.tell(_DISPATCH)
+            while (since := self.satisfied_from(orders, 1, 2)) is None:
                 yield None
             first = max(filling + rows, taken + pass_cycles, begin + 1, since)
             if index:
@@ -514,6 +513,7 @@ class _Replay:
             loader_free = last_filling + rows
             if passes > 1:
                 unit.popped.append(last_filling + rows - 1)
+                self.tell(_DISPATCH)
             taken = last_pass
             pass_cycles = max(pixels, _REVISIT)
             last_pixel = last_pass + pixels - 1
@@ -533,9 +533,9 @@ class _Replay:
             if passes == 1 or pixels == period:
                 line.until(last_pixel + 1, _BUSY)
             elif rows == period:
-                line.weave(last_pixel + 1, (_BUSY, _WAIT_WEIGHTS, period, pixels, first))
+                line.weave(last_pixel + 1, (_BUSY, _WAIT_WEIGHTS, period, pixels, first % period))
             elif rows <= pixels:
-                line.weave(last_pixel + 1, (_BUSY, _WAIT_PIPELINE, period, pixels, first))
+                line.weave(last_pixel + 1, (_BUSY, _WAIT_PIPELINE, period, pixels, first % period))
             else:
                 for start in range(first, last_pass + 1, period):
                     line.until(start + pixels, _BUSY)
@@ -562,13 +562,14 @@ class _Replay:
             while len(unit.entries) <= index:
                 yield None
             position, store, orders = unit.entries[index]
-            while (since := self.satisfied_from(orders, (0, 1, 2))) is None:
+            while (since := self.satisfied_from(orders, 0, 1, 2)) is None:
                 yield None
             begin = max(free, unit.seen[index], since)
             if begin > self.now:
                 yield begin
             issue = begin + 1
-            if store["to_memory"]:
+            to_scratchpad, to_memory = bool(store["to_scratchpad"]), bool(store["to_memory"])
+            if to_memory:
                 while (announced := self.port.announce(begin + 1, store)) is None:
                     yield None
                 issue = announced + 1
@@ -576,54 +577,60 @@ class _Replay:
             held: list[tuple[int, int]] = []
             pool, groups, n_x = store["pool"], store["groups"], store["n_x"]
             words = n_x * store["n_y"]
-            done = 0
             if words * pool * groups >= _WORTH_A_RUN:
                 while self.results:
-                    yield None
-                if self.last_delayed < issue:
-                    done = yield from self._undisturbed(store, issue, latency)
-                    issue += done * pool * groups
+                    if (time := self._write_known()) is not None:
+                        yield time
+            elif self.results and not any(for_scratchpad for _, for_scratchpad, _, _ in self.results):
+                self._write_known()  # when they go to memory is known at once
+            done = 0
+            first = issue + (pool - 1) * groups + latency
+            if not self.results and self.last_delayed < issue and self.port.word_free() <= first:
+                done = yield from self._undisturbed(store, issue, latency)
+                issue += done * pool * groups
+                if done == words:
+                    self.finish(2, position, self.last_fire + 1)
             for word in range(done, words):
                 for part in range(1 - pool * groups, 1):
-                    if self.outstanding == _RESULTS:
-                        # the first credit to come back: of a swallowed group, or of one that is still to be written
-                        while not self.releases or (self.results and self._write_from() < self.releases[0]):
-                            if self._due[_WRITE] is None:
-                                self.wake(_WRITE, self.now)
-                            yield None
+                    if self.outstanding < _RESULTS:
+                        self.outstanding += 1
+                    else:
+                        while not self._knows_credit():
+                            # No more than what the last issue must wait for anyhow: what comes of that one (the queue has room) may
+                            # reach the load unit, and so delay later results.
+                            most = (words - word - 1) * groups + 1 - part - len(self.releases) if pool == 1 else 1
+                            if (time := self._write_known(max(1, most))) is not None:
+                                yield time
                         credited = heapq.heappop(self.releases) + 1
                         if credited > issue:
                             held.append((issue, credited))
                             issue = credited
-                        self.outstanding -= 1
-                    self.outstanding += 1
                     if part <= -groups:
                         # swallowed by the pool: the credit comes back when it leaves the pipeline
                         heapq.heappush(self.releases, issue + latency - 1)
                     else:
-                        last = word == words - 1 and not part
-                        self.results.append(
-                            _Result(issue + latency, store, word % n_x if not part else None, position if last else None)
-                        )
+                        last = position if word == words - 1 and not part else -1
+                        column = word % n_x if to_memory and not part else -1
+                        self.results.append((issue + latency, to_scratchpad and not part, column, last))
                     issue += 1
             unit.popped.append(issue - 1)
             self.ended[position] = issue - 1
             self.issues.append(_Issue(position, unit.seen[index], orders, begin, held))
             free = issue
-            self.wake_all()
+            self.tell(_DISPATCH, _WRITE)
 
     def _store_line(self) -> _Line:
         """Return the timeline of the output stage, once all is over."""
         line = _Line()
         refused = iter(self.refused)
-        since, until = next(refused, (1 << 62, 1 << 62))
+        since, until = next(refused, (_NEVER, _NEVER))
 
         def hold(cycle: int) -> None:
             """Spend what is left before a cycle waiting for credits, for the cause of the cycle before."""
             nonlocal since, until
             while line.reached < cycle:
                 while until + 1 < line.reached:
-                    since, until = next(refused, (1 << 62, 1 << 62))
+                    since, until = next(refused, (_NEVER, _NEVER))
                 line.until(min(since + 1, cycle), _WAIT_PIPELINE)
                 line.until(min(until + 2, cycle), _WAIT_MEMORY)
 
@@ -644,16 +651,17 @@ class _Replay:
         hold(written)
         return line
 
-    def _undisturbed(self, store: Instruction, start: int, latency: int) -> Generator[int | None, None, int]:
+    def _undisturbed(self, store: Fields, start: int, latency: int) -> Generator[int | None, None, int]:
         """Issue and write groups from cycle ``start`` on for as long as nothing delays a result; return the words done.
 
-        The last words are left to the exact path, so that the cycle of the last issue is known before it comes.
+        The last words for the scratchpad are left to the exact path, so that the cycle of the last issue is known before it comes:
+        when the others are written is known at once.
         """
         pool, groups, n_x = store["pool"], store["groups"], store["n_x"]
         period = pool * groups
         to_scratchpad, to_memory = store["to_scratchpad"], store["to_memory"]
         swallowed = period - groups
-        limit = n_x * store["n_y"] - -(-_RESULTS // period)
+        limit = n_x * store["n_y"] - (-(-_RESULTS // period) if to_scratchpad else 0)
         done = 0
         while done < limit:
             reach = limit
@@ -666,12 +674,14 @@ class _Replay:
                 first = start + done * period + swallowed + latency
                 if self.channel.writes_between(first - 1, start + reach * period + latency - 2):
                     break
-            if to_memory:
-                while done < reach and self.port.word_free() <= start + done * period + swallowed + latency:
-                    self.port.word(start + (done + 1) * period - 1 + latency, done % n_x, store)
-                    done += 1
-                if done < reach:
+            while to_memory and done < reach:
+                if self.port.word_free() > start + done * period + swallowed + latency:
                     break
+                fire = start + (done + 1) * period - 1 + latency
+                self.port.word(fire, done % n_x)
+                done += 1 + self.port.more_words(fire, period, reach - done - 1)
+            if to_memory and done < reach:
+                break
             done = reach
         count = done * period
         for group in range(max(0, count - _RESULTS), count):
@@ -684,44 +694,56 @@ class _Replay:
             self.last_fire = start + count - 1 + latency
         return done
 
-    def _write_from(self) -> int:
-        """Return the first cycle in which the next result may be written, the load unit apart."""
-        result = self.results[0]
-        fire = max(result.earliest, self.last_fire + 1)
-        return max(fire, self.port.word_free())
+    def _knows_credit(self) -> bool:
+        """Return whether the first credit to come back is known: of a swallowed group, or of one that is still to be written."""
+        if not self.releases:
+            return False
+        first = self.releases[0]
+        if first <= self.last_fire or not self.results:
+            return True
+        earliest, to_scratchpad, _, _ = self.results[0]
+        fire = max(earliest, self.last_fire + 1, self.port.word_free())
+        if to_scratchpad:
+            fire = self.channel.free_from(fire - 1) + 1
+        return first <= fire
 
-    def _write(self) -> _Process:
-        """Write results: one a cycle, when the ports are free."""
-        while True:
-            while not self.results:
-                yield None
-            result = self.results[0]
-            fire = self._write_from()
-            ready = max(result.earliest, self.last_fire + 1)
-            if fire > ready:
-                self.refused.append((ready, fire - 1))
-            if result.store["to_scratchpad"] and result.x is not None:
-                # the load unit's writes go first; all that it makes by the cycle before must be known
-                while True:
-                    if self.quiet_until() < fire - 1:
-                        yield fire - 1
-                    if not self.channel.writes_in(fire - 1):
-                        break
-                    fire += 1
-            self.results.popleft()
+    def _write_known(self, most: int = _NEVER) -> int | None:
+        """Write results when the ports are free, at most so many; return the cycle in which to go on when the cycle of the next
+        one is not known yet: what the load unit makes by the cycle before it must be.
+        """
+        if self._running != _WRITE:
+            self._due[_WRITE] = None
+        results, port, channel = self.results, self.port, self.channel
+        while results and most:
+            most -= 1
+            earliest, to_scratchpad, column, position = results[0]
+            ready = max(earliest, self.last_fire + 1)
+            accepted = fire = max(ready, port.word_free())
+            if to_scratchpad:
+                # the load unit's writes go first
+                fire = channel.free_from(fire - 1) + 1
+                if self.quiet_until() < fire - 1:
+                    return fire - 1
+            if accepted > ready:
+                self.refused.append((ready, accepted - 1))
+            results.popleft()
             heapq.heappush(self.releases, fire)
             self.last_fire = fire
-            if fire > result.earliest:
+            if fire > earliest:
                 self.last_delayed = fire
-            if result.store["to_memory"] and result.x is not None:
-                self.port.word(fire, result.x, result.store)
-            if result.position is not None:
-                self.finish(2, result.position, fire + 1)
-            elif self._due[_STORE] is None:
-                self.wake(_STORE, self.now)
+            if column >= 0:
+                port.word(fire, column)
+            if position >= 0:
+                self.finish(2, position, fire + 1)
+        return None
+
+    def _write(self) -> _Process:
+        """Write what the output stage has issued while it waits for something else."""
+        while True:
+            yield self._write_known()
 
 
-def _last_word(execute: Instruction) -> int:
+def _last_word(execute: Fields) -> int:
     """Return how many words an EXECUTE's address has moved on by its last pixel."""
     pixels = execute["n_py"] * execute["n_px"]
     if execute["operation"] == Operation.WINDOW:
@@ -732,18 +754,6 @@ def _last_word(execute: Instruction) -> int:
     if not execute["reduce"]:
         pixels *= execute["n_wy"] * execute["n_wx"]
     return pixels - 1
-
-
-class _Result(NamedTuple):
-    """A group on its way to the ports: at the head of the results in cycle ``earliest`` at best.
-
-    ``x`` is given when it completes a word of that column, ``position`` when it completes the instruction.
-    """
-
-    earliest: int
-    store: Instruction
-    x: int | None
-    position: int | None
 
 
 class _Issue(NamedTuple):
@@ -773,13 +783,13 @@ class _ReadChannel:
         self._finished: deque[int] = deque(maxlen=_READS)  # last beats of the latest bursts
         self._active = 0  # from when the LOAD being received is at the head
         self._ends: list[int] = []  # for each LOAD, the cycle of its last element
-        self._load: Instruction | None = None
+        self._load: Fields = {}
         self._share = 0  # of the cycles, one in 2**share is left to the output stage
-        self._row_left = 0
-        self._at = 0
-        self._row = 0
-        self._part = 0
-        self._last = 0
+        self._beats = 0  # of the LOAD announced
+        self._part = 0  # beats of an element of several
+        self._row_addresses: Iterator[int] = iter(())
+        self._row_left = 0  # elements smaller than a beat
+        self._at = 0  # where in the beat they begin
         # stretches of cycles in which elements for the scratchpad are made (but for the output stage's share)
         self._busy_from: list[int] = []
         self._busy_until: list[int] = []
@@ -836,55 +846,49 @@ class _ReadChannel:
         self._line.weave(self._ends[-1] + 1, _SHARED[share])
         return self._ends[-1]
 
-    def begin(self, begin: int, load: Instruction) -> None:
+    def begin(self, begin: int, load: Fields) -> None:
         """Announce a LOAD; its bursts follow."""
         self._announce(begin)
         self._load = load
         self._share = load["share_log2"]
+        self._row_addresses = _rows(load)
         self.first = -1
-        self._row = 0
-        self._row_left = 0
-        self._part = 0
+        self._beats = 0
 
     def end(self) -> int:
         """Return the cycle of the last element of the LOAD announced."""
-        self._ends.append(self._last)
-        return self._last
+        self._ends.append(self._released)
+        return self._released
 
     def load(self, taken: int, beats: int) -> None:
         """Receive a burst of the LOAD announced."""
         load = self._load
-        assert load is not None
         element = 1 << load["element_log2"]
+        whole = element >= self.bus
         to_scratchpad = load["target"] == Target.ACTIVATIONS
         ready = self._accept(taken)
         for beat in range(beats):
             if beat:
                 ready += self.interval
-            if (
-                beat == 2
-                and element >= self.bus
-                and (done := self._steady(ready, beats - beat, element // self.bus, to_scratchpad))
-            ):
+            if whole and self._beats >= 2 and (done := self._steady(ready, beats - beat, element // self.bus, to_scratchpad)):
                 ready += (done - 1) * self.interval
                 break
-            if not self._row_left:
-                self._row_left = load["n_x"]
-                z, y = divmod(self._row, load["n_y"])
-                address = load["memory_address"] + z * load["memory_stride_z"] + y * load["memory_stride_y"]
-                self._at = address % self.bus
-                self._row += 1
+            self._beats += 1
             self._delivered = max(ready, self._delivered + 1, self._released)
             held = max(self._delivered + 1, self._active)
-            if element >= self.bus:
+            if whole:
                 self._part += 1
                 count = 0
                 if self._part * self.bus >= element:
                     self._part = 0
                     count = 1
             else:
+                if not self._row_left:
+                    self._row_left = load["n_x"]
+                    self._at = next(self._row_addresses) % self.bus
                 count = min(self._row_left, (self.bus - self._at) // element)
                 self._at = 0
+                self._row_left -= count
             self._line.until(held, _WAIT_MEMORY)
             if self.first < 0:
                 self.first = held + (to_scratchpad and count > 0 and _left_alone(held, self._share))
@@ -894,17 +898,44 @@ class _ReadChannel:
             else:
                 self._released = held + max(count - 1, 0)
                 self._line.until(self._released + 1, _BUSY)
-            self._row_left -= count
-            self._last = self._released
         self._ready = ready
         self._finished.append(self._delivered)
+
+    def load_full(self, taken: int, bursts: int, limit: int) -> list[int]:
+        """Receive full bursts of the LOAD announced, at most so many, while memory alone sets the pace; return when each was taken.
+
+        The first may be sent in cycle ``taken``, the others before ``limit``.
+        """
+        load, finished, interval = self._load, self._finished, self.interval
+        done = self._delivered
+        parts = (1 << load["element_log2"]) // self.bus
+        if load["target"] == Target.ACTIVATIONS or not parts or self._beats < 2 or done != self._ready or len(finished) < _READS:
+            return []
+        span = _BURST_BEATS * interval
+        sent: list[int] = []
+        for burst in range(bursts):
+            if burst:
+                # room for it
+                before = finished[burst] if burst < _READS else done + (burst - _READS + 1) * span
+                taken = max(taken, before) + 1
+            if (burst and taken >= limit) or taken + 1 + self.latency > done + burst * span + interval:
+                break
+            sent.append(taken)
+        if count := len(sent):
+            finished.extend(done + (burst + 1) * span for burst in range(max(0, count - _READS), count))
+            self._line.until(done + interval + 1, _WAIT_MEMORY)
+            self._ready = self._delivered = done + count * span
+            self._released = self._delivered + 1
+            kind = _PLAIN[_BUSY] if interval == 1 else (_BUSY, _WAIT_MEMORY, interval, 1, (done + 1) % interval)
+            self._line.weave(self._released + 1, kind)
+            self._part = (self._part + count * _BURST_BEATS) % parts
+        return sent
 
     def _steady(self, ready: int, beats: int, parts: int, to_scratchpad: bool) -> int:
         """Receive the rest of a burst whose elements take ``parts`` whole beats; return its beats, or 0 if they must be looked at
         singly.
 
-        The first of them is ready in cycle ``ready``. The LOAD is known to be at the head: two of the burst's beats have been
-        received.
+        The first of them is ready in cycle ``ready``. Two beats of the LOAD have been received, so it is at the head.
         """
         last_ready = ready + (beats - 1) * self.interval
         line = self._line
@@ -918,27 +949,26 @@ class _ReadChannel:
                 line.until(line.reached + late, _BUSY)
                 if late < beats:
                     line.until(ready + late * self.interval + 1, _WAIT_MEMORY)
-                    line.weave(last_ready + 2, (_BUSY, _WAIT_MEMORY, self.interval, 1, line.reached))
+                    line.weave(last_ready + 2, (_BUSY, _WAIT_MEMORY, self.interval, 1, line.reached % self.interval))
             self._delivered = max(last_ready, self._delivered + beats)
             self._released = self._delivered + 1
         elif parts == 1 and self.interval == 1:
             # Elements are numbered by the cycles in which they may be made. Each is made when its beat is there and the one before
             # is made.
+            first = max(ready, self._delivered + 1)
+            last = first + beats - 1
             share = self._share
-            made = max(_slot(ready + 1, share), _slot(self._released, share) + 1)
+            made = _slot(self._released, share) + 1
             last_made = made + beats - 1
-            if _slot(last_ready + 1, share) > last_made or _slot(ready + 1, share) > _slot(self._released, share) + 1:
+            if _slot(first + 1, share) > made or _slot(last + 1, share) > last_made:
                 return 0
-            line.until(max(ready, self._delivered + 1, self._released) + 1, _WAIT_MEMORY)
-            self._delivered = max(last_ready, _slot_cycle(last_made - 1, share))
+            line.until(max(first, self._released) + 1, _WAIT_MEMORY)
+            self._delivered = max(last, _slot_cycle(last_made - 1, share))
             self._released = self._emit(_slot_cycle(made, share), beats)
             line.weave(self._released + 1, _SHARED[share])
         else:
             return 0
-        self._part += beats
-        elements, self._part = divmod(self._part, parts)
-        self._row_left -= elements
-        self._last = self._released
+        self._part = (self._part + beats) % parts
         return beats
 
     def _emit(self, start: int, count: int) -> int:
@@ -954,10 +984,17 @@ class _ReadChannel:
             self._busy_share.append(share)
         return last
 
-    def writes_in(self, cycle: int) -> bool:
-        """Return whether an element for the scratchpad is made in a cycle (it is written in the next)."""
-        place = bisect_left(self._busy_from, cycle + 1) - 1
-        return place >= 0 and cycle <= self._busy_until[place] and not _left_alone(cycle, self._busy_share[place])
+    def free_from(self, cycle: int) -> int:
+        """Return the first cycle from ``cycle`` on in which no element for the scratchpad is known to be made (it is written in the
+        next)."""
+        place = bisect_left(self._busy_until, cycle)
+        while place < len(self._busy_from) and self._busy_from[place] <= cycle:
+            share = self._busy_share[place]
+            if _left_alone(cycle, share):
+                break
+            cycle = self._busy_until[place] + 1 if not share else min(self._busy_until[place] + 1, cycle | (1 << share) - 1)
+            place += cycle > self._busy_until[place]
+        return cycle
 
     def writes_between(self, first: int, last: int) -> bool:
         """Return whether an element for the scratchpad may be made from cycle ``first`` to ``last``."""
@@ -968,6 +1005,13 @@ class _ReadChannel:
 def _left_alone(cycle: int, share: int) -> bool:
     """Return whether a cycle is the output stage's: one in ``2**share``, none if ``share`` is 0."""
     return share > 0 and (cycle + 1) % (1 << share) == 0
+
+
+def _rows(load: Fields) -> Iterator[int]:
+    """Return the addresses of a LOAD's rows."""
+    for z in range(load["n_z"]):
+        for y in range(load["n_y"]):
+            yield load["memory_address"] + z * load["memory_stride_z"] + y * load["memory_stride_y"]
 
 
 def _slot(cycle: int, share: int) -> int:
@@ -998,6 +1042,7 @@ class _WritePort:
         self._popped: list[int] = []  # for each transfer that has ended, when it left its queue
         self._quiet: list[int] = []  # and from when on it and all before it are acknowledged
         self._announced: list[int] = []
+        self._transfers: deque[Fields] = deque()
         self._left_words: deque[int] = deque()
         self._word_left = -1  # when the last word left the output stage
         self._beats: deque[int] = deque(maxlen=_BEATS)  # when the latest beats left the fifo
@@ -1008,7 +1053,7 @@ class _WritePort:
         self._burst_left = 0
         self._row = 0
 
-    def announce(self, offered: int, store: Instruction) -> int | None:
+    def announce(self, offered: int, store: Fields) -> int | None:
         """Take a transfer offered from cycle ``offered`` on; return the cycle in which it is taken, None when words are missing to
         tell."""
         taken = offered
@@ -1018,6 +1063,7 @@ class _WritePort:
                 return None
             taken = max(taken, self._popped[place] + 1)
         self._announced.append(taken)
+        self._transfers.append(store)
         self._left_words.append(store["n_x"] * store["n_y"])
         return taken
 
@@ -1036,33 +1082,62 @@ class _WritePort:
         """Return the cycle from which a result may be added to the next word: when the last one leaves."""
         return self._word_left
 
-    def word(self, fire: int, x: int, store: Instruction) -> None:
-        """Take a word whose last group was written in cycle ``fire``."""
+    def word(self, fire: int, x: int) -> None:
+        """Take the next word, of column ``x``, whose last group was written in cycle ``fire``."""
+        store = self._transfers[0]
         shown = max(fire + 1, self._word_left + 1)
         row_last = x == store["n_x"] - 1
         if self.word_bytes > self.bus:
             for part in range(self.word_bytes // self.bus):
-                shown = self._push(shown + (part > 0), store)
-            self._word_left = shown
-        else:
-            row = self._row
-            address = store["memory_address"] + row * store["memory_stride_y"] + x * self.word_bytes
-            if row_last or (address + self.word_bytes) % self.bus == 0:
-                shown = self._push(shown, store)
-            self._word_left = shown
+                shown = self._push(shown + (part > 0))
+        elif (
+            row_last
+            or self.word_bytes == self.bus
+            or (store["memory_address"] + self._row * store["memory_stride_y"] + (x + 1) * self.word_bytes) % self.bus == 0
+        ):
+            shown = self._push(shown)
+        self._word_left = shown
         if row_last:
             self._row += 1
         self._left_words[0] -= 1
         if not self._left_words[0]:
             self._left_words.popleft()
+            self._transfers.popleft()
             self._row = 0
 
-    def _push(self, shown: int, store: Instruction) -> int:
+    def more_words(self, fire: int, period: int, most: int) -> int:
+        """Take words that follow the one written in cycle ``fire``, one each ``period`` cycles, while none is refused.
+
+        Return their number: at most ``most``, none of them the last of its burst.
+        """
+        count = min(most, self._burst_left - 1)
+        shown = self._word_left
+        if count <= 0 or shown != fire + 1 or self.word_bytes != self.bus or period < self.interval:
+            return 0
+        # room for the beats: those that come later than a whole fifo find it because these do
+        if len(self._beats) == _BEATS:
+            for place in range(min(count, _BEATS)):
+                if self._beats[place] >= shown + (place + 1) * period:
+                    count = place
+                    break
+        if count:
+            # each is sent when it is seen and the one before is; the words come no faster than the beats can go
+            last, interval = self._beats[-1], self.interval
+            first = max(1, count + 1 - _BEATS)
+            self._beats.extend(max(shown + n * period + 1, last + n * interval) for n in range(first, count + 1))
+            self._wready = self._beats[-1] + interval
+            self._state = self._beats[-1] + 1
+            self._word_left += count * period
+            self._burst_left -= count
+            self._left_words[0] -= count
+        return count
+
+    def _push(self, shown: int) -> int:
         """Put a beat into the fifo in cycle ``shown`` or later; return when."""
         if len(self._beats) == _BEATS:
             shown = max(shown, self._beats[0] + 1)
         if not self._burst_left:
-            self._open(store)
+            self._open()
         # the beat leaves when it is seen, the burst has begun, and memory takes it
         sent = max(shown + 1, self._state, self._wready)
         self._beats.append(sent)
@@ -1076,8 +1151,9 @@ class _WritePort:
                 self._quiet.append(sent + self.latency + 1)
         return shown
 
-    def _open(self, store: Instruction) -> None:
+    def _open(self) -> None:
         """Go on to the next burst: its address and its data are offered from ``_state`` on."""
+        store = self._transfers[0]
         address_state = self._state
         if not self._bursts:
             if not self._row:

@@ -131,7 +131,7 @@ def _points(entry: Entry) -> list[_Point]:
     return [point for point in points if point is not None]
 
 
-def _point(macs: int, moved: int, cycles: float, weight: float) -> _Point | None:
+def _point(macs: int, moved: float, cycles: float, weight: float) -> _Point | None:
     """Return a point; None when it has no place on logarithmic axes."""
     return _Point(intensity=macs / moved, rate=macs / cycles, weight=weight) if macs and moved and cycles else None
 

@@ -7,10 +7,10 @@ beat is wasted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ __all__ = ["UNITS", "Backend", "LayerInfo", "MemoryTiming", "Program", "ProgramE
 #: The engine's units, in the order of every list of three.
 UNITS = ("load", "execute", "store")
 
+_Image = TypeVar("_Image")
+
 Int8Array = npt.NDArray[np.int8]
 Bytes = npt.NDArray[np.uint8]
 
@@ -36,7 +38,7 @@ class ProgramError(SystolithError):
 @dataclass(frozen=True, kw_only=True)
 class TensorBinding:
     """Where a map lies in memory: byte ``address`` (from the program's base), ``planes = ceil(channels / channels_per_word)``
-    planes."""
+    planes; those of further images follow it without a gap. ``shape`` is one image's."""
 
     name: str
     shape: Shape
@@ -51,9 +53,14 @@ class TensorBinding:
 
     @property
     def nbytes(self) -> int:
-        """Bytes the map takes."""
+        """Bytes the map of one image takes."""
         height, width, _ = self.shape
         return self.planes * height * width * self.element_bytes
+
+    def place(self, image: int = 0) -> slice:
+        """Return the bytes of an image's map, the images of a batch counted from 0."""
+        first = self.address + image * self.nbytes
+        return slice(first, first + self.nbytes)
 
     def pack(self, image: npt.ArrayLike) -> Bytes:
         """Return an int8 map ``(height, width, channels)`` as it lies in memory: uint8 ``(nbytes,)``."""
@@ -77,7 +84,10 @@ class TensorBinding:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerInfo:
-    """One reported layer: instructions ``first_instruction`` to ``last_instruction`` (inclusive) of the program belong to it."""
+    """One reported layer: instructions ``first_instruction`` to ``last_instruction`` (inclusive) of the program belong to it.
+
+    ``macs`` are one image's, the bytes those of a whole batch.
+    """
 
     name: str
     op: str
@@ -94,6 +104,7 @@ class Program:
 
     ``pack`` returns what memory holds at first, from byte 0: the instructions, then parameters; the rest of ``memory_bytes`` is
     undefined. It is called when ``image`` is first asked for: the cycle model and the listing of instructions need no data.
+    ``batch``: images that one run takes.
     """
 
     network: str
@@ -104,6 +115,7 @@ class Program:
     input: TensorBinding
     output: TensorBinding
     layers: tuple[LayerInfo, ...]
+    batch: int = 1
 
     def __post_init__(self) -> None:
         ops = [instruction.opcode for instruction in self.instructions]
@@ -123,16 +135,24 @@ class Program:
         """Multiply-accumulates of one image."""
         return sum(layer.macs for layer in self.layers)
 
-    def memory(self, image: npt.ArrayLike) -> Bytes:
-        """Return the whole memory with one input map in place: uint8 ``(memory_bytes,)``."""
+    def memory(self, *images: npt.ArrayLike) -> Bytes:
+        """Return the whole memory with the input maps of a batch, or the first of it, in place: uint8 ``(memory_bytes,)``."""
         memory = np.zeros(self.memory_bytes, np.uint8)
         memory[: self.image.nbytes] = self.image
-        memory[self.input.address : self.input.address + self.input.nbytes] = self.input.pack(image)
+        for number, image in enumerate(images):
+            memory[self.input.place(number)] = self.input.pack(image)
         return memory
 
-    def result(self, memory: Bytes) -> Int8Array:
-        """Return the output map ``(height, width, channels)`` from memory after a run."""
-        return self.output.unpack(memory[self.output.address : self.output.address + self.output.nbytes])
+    def result(self, memory: Bytes, image: int = 0) -> Int8Array:
+        """Return the output map ``(height, width, channels)`` of an image of the batch from memory after a run."""
+        return self.output.unpack(memory[self.output.place(image)])
+
+    def batches(self, images: Sequence[_Image]) -> Iterator[tuple[int, list[_Image]]]:
+        """Return what each run takes, as many images as the batch has, and how many of them are new: what is missing from the last
+        batch is filled up with its last image."""
+        for first in range(0, len(images), self.batch):
+            new = list(images[first : first + self.batch])
+            yield len(new), new + new[-1:] * (self.batch - len(new))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,12 +185,12 @@ class UnitCounters:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """Outcome of running a program on one or more images.
+    """Outcome of running a program on one or more images, ``Program.batch`` at a time: of *runs*, as many as there are batches.
 
-    ``outputs`` int8 ``(images, height, width, channels)``. ``cycles``: for each image, from start to done; None for backends
-    without time. ``retired``: for each image, the cycle in which each instruction finished (int64, instruction order, BEGIN and END
-    included as 0 and ``cycles``). ``counters``: for each image, one for each of ``UNITS``.
-    ``spent``: for each image, the cycles from the start that each unit (in that order) had spent in each ``UnitState`` when each
+    ``outputs`` int8 ``(images, height, width, channels)``. ``cycles``: for each run, from start to done; None for backends
+    without time. ``retired``: for each run, the cycle in which each instruction finished (int64, instruction order, BEGIN and END
+    included as 0 and ``cycles``). ``counters``: for each run, one for each of ``UNITS``.
+    ``spent``: for each run, the cycles from the start that each unit (in that order) had spent in each ``UnitState`` when each
     instruction finished, int64 ``(instructions, 3, states)``: nothing for BEGIN, what ``counters`` has for END.
     ``seconds``: wall-clock time spent simulating.
     """
@@ -190,5 +210,5 @@ class Backend(Protocol):
     cycle_accurate: bool
 
     def run(self, program: Program, images: Sequence[npt.ArrayLike], **options: Any) -> RunResult:
-        """Run one image after the other and return the outputs."""
+        """Run one batch after the other and return the outputs."""
         ...

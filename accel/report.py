@@ -34,7 +34,7 @@ Stalls = Mapping[str, Mapping[str, float]]
 
 Int8Array = npt.NDArray[np.int8]
 
-#: Of one image: cycles, and ``retired`` and ``spent`` of :class:`~accel.program.RunResult`.
+#: Of one run, of a batch: cycles, and ``retired`` and ``spent`` of :class:`~accel.program.RunResult`.
 _Account = tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
@@ -58,7 +58,8 @@ class Mismatch:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerReport:
-    """One layer, for one image (the mean when images differ). ``cycles`` and ``utilisation`` are None without a clock.
+    """One layer, for one image (its share of a batch; the mean when runs differ). ``cycles`` and ``utilisation`` are None without a
+    clock.
 
     ``bytes`` are read and written in memory. ``stalls`` is empty when the backend does not tell layers apart.
     """
@@ -68,13 +69,17 @@ class LayerReport:
     cycles: float | None
     macs: int
     utilisation: float | None
-    bytes: int
+    bytes: float
     stalls: Stalls = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """A whole run. Cycles are None for a backend without a clock; ``mismatches`` counts images, ``stalls`` is for one image."""
+    """A whole run. Cycles are None for a backend without a clock; ``mismatches`` counts images, ``stalls`` is for one image.
+
+    ``batch``: images that the engine takes at a time. ``total_cycles`` are those of all batches, the last one as long as the others
+    even if it was not full; what is counted for one image is its share of a full batch.
+    """
 
     network: str
     config: EngineConfig
@@ -93,11 +98,12 @@ class RunReport:
     layers: tuple[LayerReport, ...]
     stalls: Stalls
     notes: tuple[str, ...] = ()
+    batch: int = 1
 
     @property
     def cycles_per_image(self) -> float | None:
-        """Cycles from start to done; whole when all images took as many."""
-        return None if self.total_cycles is None else _mean(self.total_cycles, self.images)
+        """Cycles from start to done, divided by the images of a batch; whole where that leaves no rest."""
+        return None if self.total_cycles is None else _mean(self.total_cycles, -(-self.images // self.batch) * self.batch)
 
     @property
     def utilisation(self) -> float | None:
@@ -126,6 +132,7 @@ class RunReport:
             "memory": {"latency": self.timing.latency, "interval": self.timing.interval, "stall_seed": self.timing.stall_seed},
             "input": self.source,
             "images": self.images,
+            "batch": self.batch,
             "mismatches": self.mismatches,
             "first_mismatch": vars(self.first_mismatch) if self.first_mismatch else None,
             "predictions": None if self.predictions is None else list(self.predictions),
@@ -146,25 +153,25 @@ class RunReport:
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateReport(RunReport):
-    """What one image would take, by the cycle model: nothing was computed, so there are no outputs and no mismatches.
+    """What one batch would take, by the cycle model: nothing was computed, so there are no outputs and no mismatches.
 
-    ``rooflines`` are the layers' bounds in cycles (see :mod:`accel.roofline`), ``clock`` is in MHz, ``seconds`` is the time it took
-    to estimate.
+    ``rooflines`` are the layers' bounds in cycles (see :mod:`accel.roofline`) and ``roofline_cycles`` the network's, both for an
+    image as its share of the batch's. ``clock`` is in MHz, ``seconds`` is the time it took to estimate.
     """
 
     rooflines: tuple[float, ...]
-    roofline_cycles: int
+    roofline_cycles: float
     clock: float
 
     @property
     def roofline_share(self) -> float:
         """Share of the cycles that the roofline asks for; above 1 where maps stay on chip that the roofline moves."""
-        return self.roofline_cycles / self.total_cycles if self.total_cycles else 0.0
+        return self.roofline_cycles / self.cycles_per_image if self.cycles_per_image else 0.0
 
     @property
     def images_per_second(self) -> float:
-        """Images a second at the clock, one after the other."""
-        return self.clock * 1e6 / self.total_cycles if self.total_cycles else 0.0
+        """Images a second at the clock, one batch after the other."""
+        return self.clock * 1e6 / self.cycles_per_image if self.cycles_per_image else 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain values: the keys of a run's, and what only an estimate knows."""
@@ -194,7 +201,7 @@ def first_mismatch(outputs: Int8Array, expected: Int8Array) -> Mismatch | None:
 
 
 def layer_cycles(program: Program, retired: npt.NDArray[np.int64], cycles: int) -> tuple[int, ...]:
-    """Return each layer's cycles in one image: from the latest retirement of all layers before it to its own latest.
+    """Return each layer's cycles in one run: from the latest retirement of all layers before it to its own latest.
 
     Layers overlap (the next one's weights load while this one computes); counted this way each cycle belongs to one layer, and the
     layers sum to ``cycles``: what comes before the first layer is the first one's, what follows the last layer is the last one's.
@@ -230,6 +237,11 @@ def report_run(
     accounts = None
     if result.cycles is not None and result.retired is not None and result.spent is not None:
         accounts = list(zip(result.cycles, result.retired, result.spent, strict=True))
+    if rest := images % program.batch:
+        notes = (
+            *notes,
+            f"the last batch of {program.batch} has {rest} images and repeats one of them; it takes as long as the others",
+        )
     differs = (result.outputs != expected).reshape(images, -1).any(axis=1)
     return RunReport(
         network=program.network,
@@ -247,8 +259,9 @@ def report_run(
         macs_per_image=program.macs,
         seconds=result.seconds,
         layers=_layers(program, accounts),
-        stalls=_stalls(accounts),
+        stalls=_stalls(accounts, program.batch),
         notes=tuple(notes),
+        batch=program.batch,
     )
 
 
@@ -265,7 +278,7 @@ def report_estimate(
         backend_reason="it computes no outputs",
         timing=timing,
         source="none",
-        images=1,
+        images=program.batch,
         mismatches=0,
         first_mismatch=None,
         predictions=None,
@@ -274,10 +287,11 @@ def report_estimate(
         macs_per_image=program.macs,
         seconds=seconds,
         layers=_layers(program, accounts),
-        stalls=_stalls(accounts),
+        stalls=_stalls(accounts, program.batch),
         notes=network.notes,
-        rooflines=tuple(float(bound) for bound in bounds),
-        roofline_cycles=roofline.total_cycles(bounds),
+        batch=program.batch,
+        rooflines=tuple(float(bound / program.batch) for bound in bounds),
+        roofline_cycles=_mean(roofline.total_cycles(bounds), program.batch),
         clock=clock,
     )
 
@@ -288,7 +302,7 @@ def _layers(program: Program, accounts: Sequence[_Account] | None) -> tuple[Laye
     stalls: Sequence[Stalls] = [{}] * len(program.layers)
     if accounts is not None:
         each = [layer_cycles(program, retired, cycles) for cycles, retired, _ in accounts]
-        spans = [_mean(sum(column), len(accounts)) for column in zip(*each, strict=True)]
+        spans = [_mean(sum(column), len(accounts) * program.batch) for column in zip(*each, strict=True)]
         stalls = _layer_stalls(program, accounts)
     return tuple(
         LayerReport(
@@ -297,18 +311,18 @@ def _layers(program: Program, accounts: Sequence[_Account] | None) -> tuple[Laye
             cycles=cycles,
             macs=layer.macs,
             utilisation=_utilisation(program.config, layer.macs, cycles),
-            bytes=layer.bytes_read + layer.bytes_written,
+            bytes=_mean(layer.bytes_read + layer.bytes_written, program.batch),
             stalls=waits,
         )
         for layer, cycles, waits in zip(program.layers, spans, stalls, strict=True)
     )
 
 
-def _stalls(accounts: Sequence[_Account] | None) -> Stalls:
+def _stalls(accounts: Sequence[_Account] | None, batch: int) -> Stalls:
     """Return what kept each unit waiting, in cycles an image, longest first; idle and busy cycles are no stalls."""
     if accounts is None:
         return {}
-    return _waits(np.sum([spent[-1] for _, _, spent in accounts], axis=0), len(accounts))
+    return _waits(np.sum([spent[-1] for _, _, spent in accounts], axis=0), len(accounts) * batch)
 
 
 def _waits(sums: npt.NDArray[np.int64], images: int) -> Stalls:
@@ -339,7 +353,7 @@ def _layer_stalls(program: Program, accounts: Sequence[_Account]) -> list[Stalls
                 until = int(retired[end])
                 sums[number] += spent[end] - reached
                 reached = spent[end]
-    return [_waits(each, len(accounts)) for each in sums]
+    return [_waits(each, len(accounts) * program.batch) for each in sums]
 
 
 def _mean(total: int, count: int) -> float:

@@ -2,9 +2,10 @@
 
 A layer's bound is the larger of multiply-accumulates over the array's and bytes over the bus's in a cycle. Layers are the
 convolutions and fully connected layers; each reads its int8 weights and its input map from memory once and writes its output map
-there once. Pooling, adds and activations cost nothing, and biases and scales move for nothing, so the bound flatters no engine; but
-one that keeps maps on chip moves less than this and may take fewer cycles. After S. Williams, A. Waterman and D. Patterson,
-"Roofline", Communications of the ACM 52(4), 2009.
+there once. A batch of images reads a layer's weights once for all of them: its bound is the larger of all their
+multiply-accumulates and of the weights' bytes and those of all their maps. Pooling, adds and activations cost nothing, and biases
+and scales move for nothing, so the bound flatters no engine; but one that keeps maps on chip moves less than this and may take
+fewer cycles. After S. Williams, A. Waterman and D. Patterson, "Roofline", Communications of the ACM 52(4), 2009.
 """
 
 from __future__ import annotations
@@ -19,20 +20,21 @@ from accel.program import Program
 __all__ = ["layer_bounds", "layer_bytes", "layer_convs", "total_cycles"]
 
 
-def layer_bytes(network: Network, conv: Conv2D) -> int:
-    """Return the bytes that a layer moves at least: int8 weights, input map, output map."""
+def layer_bytes(network: Network, conv: Conv2D, batch: int = 1) -> int:
+    """Return the bytes that a layer moves at least for a batch: int8 weights once, each image's input map and output map."""
     (source,) = network.input_shapes(conv)
-    return int(conv.weights.size) + math.prod(source) + math.prod(network.tensor(conv.output).shape)
+    return int(conv.weights.size) + batch * (math.prod(source) + math.prod(network.tensor(conv.output).shape))
 
 
 def layer_bounds(network: Network, program: Program) -> tuple[Fraction, ...]:
-    """Return the bound in cycles of each layer of ``program``, which was compiled from ``network``."""
-    config = program.config
+    """Return the bound in cycles, for a whole batch, of each layer of ``program``, which was compiled from ``network``."""
+    config, batch = program.config, program.batch
     bounds = []
     for layer, conv in zip(program.layers, layer_convs(network, program), strict=True):
         bound = Fraction(0)
         if conv is not None:
-            bound = max(Fraction(layer.macs, config.macs_per_cycle), Fraction(layer_bytes(network, conv), config.bus_bytes))
+            compute = Fraction(batch * layer.macs, config.macs_per_cycle)
+            bound = max(compute, Fraction(layer_bytes(network, conv, batch), config.bus_bytes))
         bounds.append(bound)
     return tuple(bounds)
 

@@ -133,7 +133,7 @@ def show_run(console: Console, report: RunReport, images: Sequence[Pixels] | Non
 
 def show_estimate(console: Console, report: EstimateReport) -> None:
     """Print what one image would take, layer by layer, beside what the roofline asks for."""
-    table = Table(title=f"{report.network} on {report.config.name}, one image", title_justify="left", title_style="bold")
+    table = Table(title=f"{report.network} on {report.config.name}, {one_image(report)}", title_justify="left", title_style="bold")
     table.add_column("layer", overflow="fold")  # figures are never cut
     for name in ("cycles", "roofline", "MACs", "used", "bytes", "waits"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -143,11 +143,11 @@ def show_estimate(console: Console, report: EstimateReport) -> None:
     table.add_section()
     moved = sum(layer.bytes for layer in report.layers)
     cycles, *others = _figures(report.cycles_per_image, report.macs_per_image, report.utilisation, moved)
-    table.add_row("all", cycles, f"{report.roofline_cycles:,}", *others, _cause(report), style="bold")
+    table.add_row("all", cycles, _number(report.roofline_cycles), *others, _cause(report), style="bold")
     rows = [
         ("memory", describe_memory(report.timing, report.config.bus_bytes)),
         ("cycles", f"{_number(report.cycles_per_image)} an image, {report.utilisation:.1%} of {_array(report)}"),
-        ("roofline", f"{report.roofline_cycles:,} cycles, {report.roofline_share:.1%} of what the engine takes"),
+        ("roofline", f"{_number(report.roofline_cycles)} cycles, {report.roofline_share:.1%} of what the engine takes"),
         ("speed", f"{report.images_per_second:,.4g} images/s at {report.clock:g} MHz"),
     ]
     console.print(table, "", _stall_table(report.stalls), "", _grid(rows), sep="\n")
@@ -177,7 +177,7 @@ def _more(images: int) -> str:
 
 
 def _layers(report: RunReport) -> Table:
-    table = Table(title=f"{report.network} on {report.config.name}, one image", title_justify="left", title_style="bold")
+    table = Table(title=f"{report.network} on {report.config.name}, {one_image(report)}", title_justify="left", title_style="bold")
     table.add_column("layer", overflow="fold")  # figures are never cut
     table.add_column("op", overflow="fold")
     for name in ("cycles", "MACs", "utilisation", "bytes"):
@@ -204,8 +204,8 @@ def _cause(report: LayerReport | RunReport) -> str:
     return "-"
 
 
-def _figures(cycles: float | None, macs: int, utilisation: float | None, moved: int) -> tuple[str, str, str, str]:
-    return _number(cycles), f"{macs:,}", "-" if utilisation is None or not macs else f"{utilisation:.1%}", f"{moved:,}"
+def _figures(cycles: float | None, macs: int, utilisation: float | None, moved: float) -> tuple[str, str, str, str]:
+    return _number(cycles), f"{macs:,}", "-" if utilisation is None or not macs else f"{utilisation:.1%}", _number(moved)
 
 
 def _number(value: float | None) -> str:
@@ -228,6 +228,8 @@ def _stall_table(stalls: Stalls) -> RenderableType:
 
 def _totals(report: RunReport) -> RenderableType:
     count = "1 image" if report.images == 1 else f"{report.images:,} images"
+    if report.batch > 1:
+        count += f" in batches of {report.batch:,}"
     rows = [("backend", f"{report.backend} ({report.backend_reason})"), ("input", f"{count}, {report.source}")]
     if report.total_cycles is None:
         rows.append(("cycles", "not counted by this backend"))
@@ -249,6 +251,11 @@ def describe_memory(timing: MemoryTiming, bus_bytes: int) -> str:
     pace = "every cycle" if timing.interval == 1 else f"every {timing.interval} cycles"
     memory = f"latency {timing.latency} cycles, a beat of {bus_bytes} bytes {pace}"
     return memory if timing.stall_seed is None else f"{memory}, random stalls from seed {timing.stall_seed}"
+
+
+def one_image(report: RunReport) -> str:
+    """Return what figures are for, in words."""
+    return "one image" if report.batch == 1 else f"one image of a batch of {report.batch:,}"
 
 
 def _array(report: RunReport) -> str:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from accel.config import EngineConfig
+from accel.config import PRESETS, EngineConfig
 from accel.graph import Add, AveragePool, Concat, Conv2D, Lookup, MaxPool, Network, Operator, Requantisation, Shape, Tensor, Window
 from accel.numerics import INT8_MAX, INT8_MIN, Rounding, quantise_multiplier
 from accel.perf import estimate
@@ -18,9 +18,6 @@ __all__ = ["MOST_LANES", "ODD_CONFIGS", "assert_time_is_known", "random_conv", "
 Int8Array = npt.NDArray[np.int8]
 
 _WEIGHT_ZERO_POINT_LIMIT = 128
-
-#: What the lanes of the presets and of the configurations here divide.
-MOST_LANES = 8
 
 
 def _config(
@@ -60,6 +57,9 @@ ODD_CONFIGS = (
     _config("8x12 least", 8, 12, 4, scratchpad=64, weights=16, accumulators=16),
     _config("8x8 little", 8, 8, 2, scratchpad=128, weights=64, accumulators=16),
 )
+
+#: What the lanes of the presets and of the configurations here divide.
+MOST_LANES = math.lcm(*(config.lanes for config in (*PRESETS.values(), *ODD_CONFIGS)))
 
 
 def random_image(rng: np.random.Generator, network: Network) -> Int8Array:

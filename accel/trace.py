@@ -1,4 +1,4 @@
-"""The timeline of one image, as a trace that https://ui.perfetto.dev and chrome://tracing show: one cycle is one microsecond there.
+"""The timeline of one run, as a trace that https://ui.perfetto.dev and chrome://tracing show: one cycle is one microsecond there.
 
 A track for each unit has a slice for each instruction; one more track has the layers, as reports count them. The format is the
 "Trace Event Format" of Chrome: complete events (``ph`` is "X") and metadata ("M").
@@ -28,7 +28,7 @@ _LAYERS = 0
 def timeline(
     program: Program, retired: Int64Array, cycles: int, *, started: Int64Array | None = None, spent: Int64Array | None = None
 ) -> dict[str, Any]:
-    """Return the trace of one image, to be written as JSON.
+    """Return the trace of one run (of a batch of images, if the program takes several), to be written as JSON.
 
     ``retired`` is the cycle in which each instruction finished, ``started``, where it is known, in which each began (int64, program
     order). Without it a slice begins where the one before it in the same unit ends, so what the instruction waited for is part of
@@ -40,7 +40,7 @@ def timeline(
     events += [_metadata("thread_name", track, name) for track, name in enumerate(tracks)]
     reached = 0
     for layer, length in zip(program.layers, layer_cycles(program, retired, cycles), strict=True):
-        arguments = {"operator": layer.op, "macs": layer.macs, "bytes": layer.bytes_read + layer.bytes_written}
+        arguments = {"operator": layer.op, "macs": program.batch * layer.macs, "bytes": layer.bytes_read + layer.bytes_written}
         events.append(_slice(_LAYERS, layer.name, "layer", reached, reached + length, arguments))
         reached += length
     owners = _owners(program)

@@ -170,7 +170,7 @@ def pack_images(program: Program, images: Sequence[npt.ArrayLike]) -> list[Bytes
 def run_images(
     session: Session, program: Program, images: Sequence[Bytes], *, timing: MemoryTiming, progress: Progress | None = None
 ) -> RunResult:
-    """Run a program on one image after the other, the engine started anew for each, memory fresh.
+    """Run a program on one batch of images after the other, the engine started anew for each, memory fresh.
 
     ``images`` come from :func:`pack_images`. ``progress`` is called with the cycles simulated so far.
     Raises :class:`SimulationError` when the engine stops or does not end.
@@ -185,13 +185,14 @@ def run_images(
     retired: list[npt.NDArray[np.int64]] = []
     spent_states: list[npt.NDArray[np.int64]] = []
     counters: list[dict[str, UnitCounters]] = []
-    before = 0
+    before = done = 0
     started = time.perf_counter()
-    for number, image in enumerate(images):
+    for new, batch in program.batches(images):
         # The memory model wants whole beats.
         memory = np.zeros(-(-program.memory_bytes // program.config.bus_bytes) * program.config.bus_bytes, np.uint8)
         memory[: program.memory_bytes] = garbage
-        memory[binding.address : binding.address + binding.nbytes][meant] = image[meant]
+        for number, image in enumerate(batch):
+            memory[binding.place(number)][meant] = image[meant]
         report = None if progress is None else functools.partial(_report_from, progress, before)
         try:
             outcome = session.run(
@@ -210,7 +211,9 @@ def run_images(
         retired.append(_retirements(program, outcome, spent))
         counters.append(_counters(program, outcome, spent))
         spent_states.append(_spent(program, outcome, spent))
-        outputs[number] = program.result(memory)
+        for number in range(new):
+            outputs[done + number] = program.result(memory, number)
+        done += new
     return RunResult(
         outputs=outputs,
         seconds=time.perf_counter() - started,

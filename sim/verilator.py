@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 _HERE = Path(__file__).parent
-_SOURCES = ("bench.cpp", "bench.v", "memory.hpp")
+_SOURCES = ("bench.cpp", "bench.v", "memory.hpp", "signs.hpp")
 
 #: Cycles simulated natively before Python looks after Ctrl-C and progress: a tenth of a second or so.
 _CHUNK = 65536
@@ -225,6 +225,7 @@ class _Builder:
         self._compiler = compiler
         include = self.root / "include"
         self._flags = [*_COMPILER_FLAGS, *defines, f"-I{include}", f"-I{include / 'vltstd'}", f"-I{_HERE}", "-Imodel"]
+        self._flags += ["-include", "signs.hpp"]
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def compile(self, jobs: Sequence[tuple[Path, Path, str]], directory: Path) -> None:

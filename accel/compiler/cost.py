@@ -38,6 +38,7 @@ def smallest_pass(config: EngineConfig) -> int:
     return max(config.rows, 4)
 
 
+@functools.lru_cache(maxsize=256)
 def store_share(stage: Stage, plan: Plan, config: EngineConfig) -> int:
     """Return the ``share_log2`` of a stage's loads with which array, loads and stores to the scratchpad are done soonest."""
     height, width, channels = stage.shape
@@ -109,7 +110,7 @@ def weight_words(stage: Stage, config: EngineConfig) -> int:
 def view_words(stage: Stage, plan: Plan, planes: int) -> int:
     """Return the words of the input loaded at once, at most: one view, of one input."""
     rows, columns = _view_sides(stage, plan)
-    return rows * columns * min(planes, plan.chunk_planes)
+    return plan.band_images * rows * columns * min(planes, plan.chunk_planes)
 
 
 def _view_sides(stage: Stage, plan: Plan) -> tuple[int, int]:
@@ -133,24 +134,25 @@ def _tiles(size: int, band: int, tile: int) -> list[tuple[int, int]]:
 def stage_cycles(
     stage: Stage, config: EngineConfig, plan: Plan, *, loaded: int, planes: int, element_bytes: int, gap: int
 ) -> float:
-    """Return the estimated cycles of a stage.
+    """Return the estimated cycles of a stage, for all its images.
 
     ``loaded``: inputs that come from memory, ``planes`` of each for a band, in elements of ``element_bytes``, through ``gap``
     words.
     """
-    height, width, _ = stage.shape
+    width = stage.shape[1]
     passes, most, groups = _work(stage, config)
+    band_lines, images = (plan.band_images, 1) if stage.is_stacked else (plan.band_rows, stage.images)
     shapes = [
-        (_tile_cycles(stage, config, rows, columns, passes), many * count)
+        (_tile_cycles(stage, config, rows, columns, passes), many * count * images)
         for (rows, many), (columns, count) in itertools.product(
-            _tiles(height, plan.band_rows, plan.tile_rows), _tiles(width, plan.band_columns, plan.tile_columns)
+            _tiles(stage.lines, band_lines, plan.tile_rows), _tiles(width, plan.band_columns, plan.tile_columns)
         )
     ]
     tiles = sum(count for _, count in shapes)
-    bands = -(-height // plan.band_rows) * -(-width // plan.band_columns)
+    bands = -(-stage.images // plan.band_images) * -(-stage.shape[0] // plan.band_rows) * -(-width // plan.band_columns)
     instructions = tiles * len(stage.units) * _INSTRUCTION_OVERHEAD
     execute = sum(cycles * count for cycles, count in shapes) + instructions
-    store = height * width * stage.pool_words * groups + instructions
+    store = stage.images * stage.shape[0] * width * stage.pool_words * groups + instructions
     load = 2.0 * tiles * len(stage.units) * INSTRUCTION_BYTES / config.bus_bytes
     if stage.weights:
         once = passes * config.rows * max(1, config.weight_word_bytes / config.bus_bytes)
@@ -171,13 +173,14 @@ def stage_cycles(
         views = tiles * math.ceil(len(stage.units) / plan.tile_units) * chunks
     else:
         views = bands * math.ceil(len(stage.units) / plan.band_units)
-    lines = tall * min(planes, plan.chunk_planes)
+    lines = plan.band_images * tall * min(planes, plan.chunk_planes)
     each = loaded * (lines * (wide * max(1, element_bytes / config.bus_bytes) + _LINE_OVERHEAD) + _INSTRUCTION_OVERHEAD)
     if views > 1 and 2 * loaded * lines * wide > gap:
         return _overlapped(execute, store, load) + views * each
     # Rows are loaded as tiles need them, so only those of the first output row are waited for.
     low, high = stage.reach(0, 0, 1)
-    return _overlapped(execute, store, load + views * each) + each * min(1.0, (high - low) / tall)
+    waited = each if stage.is_stacked else each / plan.band_images
+    return _overlapped(execute, store, load + views * each) + waited * min(1.0, (high - low) / tall)
 
 
 def _overlapped(*units: float) -> float:

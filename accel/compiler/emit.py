@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,19 +27,22 @@ from accel.isa import (
     fields_of,
 )
 
-__all__ = ["Emitter", "Loop", "align", "map_alignment"]
+__all__ = ["MEMORY_LIMIT", "Emitter", "Loop", "align", "map_alignment"]
 
 #: Boundary on which the data of a LOAD begins, so that its bursts are long.
 _DATA_ALIGNMENT = 64
 #: Beats of the longest burst; bursts do not cross a multiple of it.
 _BURST_BEATS = 64
-_MEMORY_LIMIT = 1 << 32
+#: Bytes that addresses reach.
+MEMORY_LIMIT = 1 << 32
 _MASK = 0xFFFF
 
 #: Of the scratchpad's write port, FILLs leave one cycle in so many to the output stage, as a power of two: they are short, but a
 #: stage that is still storing should not wait for them.
 _FILL_SHARE_LOG2 = 2
 
+#: Loops of a LOAD.
+_LOAD_LOOPS = 3
 _LOAD_LIMITS = {field.name: field.maximum for field in fields_of(Opcode.LOAD)}
 
 
@@ -174,20 +177,32 @@ class Emitter:
         One cycle in ``2**share_log2`` of the scratchpad's write port is left to STOREs.
         """
         element_bytes = 1 << source.element_log2
-        start = source.address + area.first_plane * source.plane_bytes + area.top * source.row_bytes + area.left * element_bytes
+        images = Loop(area.images, frame.image_words, source.image_bytes)
+        start = area.first_image * source.image_bytes
+        start += source.address + area.first_plane * source.plane_bytes + area.top * source.row_bytes + area.left * element_bytes
         rows = Loop(area.bottom - area.top, frame.row_words, source.row_bytes)
         planes = Loop(area.last_plane - area.first_plane, frame.pitch, source.plane_bytes)
         pixels = Loop(area.right - area.left, 1, element_bytes)
-        last = start + (rows.count - 1) * rows.memory_stride + (planes.count - 1) * planes.memory_stride
-        local = frame.address(area.first_plane, area.top, area.left)
-        end = frame.address(area.last_plane - 1, area.bottom - 1, area.right - 1) + 1
+        loops = _merged([images, rows, planes, pixels])
+        if len(loops) > _LOAD_LOOPS:
+            for image in range(area.first_image, area.last_image):
+                self.load_map(source, frame, replace(area, first_image=image, last_image=image + 1), period, share_log2)
+            return
+        last = (
+            start
+            + (images.count - 1) * images.memory_stride
+            + (rows.count - 1) * rows.memory_stride
+            + (planes.count - 1) * planes.memory_stride
+        )
+        local = frame.address(area.first_plane, area.top, area.left, area.first_image)
+        end = frame.address(area.last_plane - 1, area.bottom - 1, area.right - 1, area.last_image - 1) + 1
         self._load(
             Target.ACTIVATIONS,
             memory_address=start,
             section="maps",
             element_bytes=element_bytes,
             local_address=local,
-            loops=[rows, planes, pixels],
+            loops=loops,
             reads=[Access(Space.MEMORY, start, last + pixels.count * element_bytes)],
             writes=[Access(Space.SCRATCHPAD, local, end)],
             share_log2=share_log2,
@@ -195,7 +210,8 @@ class Emitter:
         )
 
     def fill_border(self, frame: Frame, value: int) -> None:
-        """Fill the words of a frame that lie outside its map."""
+        """Fill the words of a frame that lie outside its map, in all its images."""
+        images = Loop(frame.area.images, frame.image_words, frame.image_words)
         for address, words, lines, pitch in border_fills(frame):
             self._load(
                 Target.FILL,
@@ -203,8 +219,10 @@ class Emitter:
                 section="",
                 element_bytes=1,
                 local_address=address,
-                loops=[Loop(lines, pitch, pitch), Loop(words, 1, 1)],
-                writes=[Access(Space.SCRATCHPAD, address, address + (lines - 1) * pitch + words)],
+                loops=[images, Loop(lines, pitch, pitch), Loop(words, 1, 1)],
+                writes=[
+                    Access(Space.SCRATCHPAD, address, address + (images.count - 1) * images.stride + (lines - 1) * pitch + words)
+                ],
                 fill_value=value & 0xFF,
                 share_log2=_FILL_SHARE_LOG2,
             )
@@ -390,8 +408,8 @@ class Emitter:
         data_base = align(len(self._instructions) * INSTRUCTION_BYTES, _DATA_ALIGNMENT)
         map_base = align(data_base + self._data_bytes, map_alignment(self.config))
         total = map_base + self.map_bytes
-        if total > _MEMORY_LIMIT:
-            raise CompileError(f"{name}: the program and its maps take {total} bytes, but addresses reach {_MEMORY_LIMIT} bytes")
+        if total > MEMORY_LIMIT:
+            raise CompileError(f"{name}: the program and its maps take {total} bytes, but addresses reach {MEMORY_LIMIT} bytes")
         bases = {"data": data_base, "maps": map_base}
         instructions = []
         for opcode, values, section in self._instructions:

@@ -21,7 +21,8 @@ __all__ = ["Frame", "MemoryMap", "Rectangle", "border_fills"]
 
 @dataclass(frozen=True, kw_only=True)
 class Rectangle:
-    """Rows ``[top, bottom)``, columns ``[left, right)`` and planes of a map; rows and columns may lie outside it."""
+    """Rows ``[top, bottom)``, columns ``[left, right)`` and planes of a map, the same ones of some images; rows and columns may lie
+    outside it."""
 
     top: int
     bottom: int
@@ -29,11 +30,19 @@ class Rectangle:
     right: int
     first_plane: int
     last_plane: int
+    first_image: int = 0
+    last_image: int = 1
+
+    @property
+    def images(self) -> int:
+        """Images of which it is a part."""
+        return self.last_image - self.first_image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """A rectangle of a map in the scratchpad, from word ``base`` on. ``height`` and ``width`` are the map's own."""
+    """A rectangle of a map in the scratchpad, from word ``base`` on, image after image. ``height`` and ``width`` are the map's
+    own."""
 
     area: Rectangle
     height: int
@@ -43,6 +52,11 @@ class Frame:
     def at(self, base: int) -> Frame:
         """Return the frame moved to another address."""
         return replace(self, base=base)
+
+    def of_images(self, first: int, last: int) -> Frame:
+        """Return the part that holds images ``[first, last)``."""
+        area = replace(self.area, first_image=first, last_image=last)
+        return replace(self, area=area, base=self.base + (first - self.area.first_image) * self.image_words)
 
     @property
     def planes(self) -> int:
@@ -67,6 +81,11 @@ class Frame:
     @property
     def words(self) -> int:
         """Words taken."""
+        return self.area.images * self.image_words
+
+    @property
+    def image_words(self) -> int:
+        """Words from one image to the next, and of one."""
         return (self.area.bottom - self.area.top) * self.row_words + self.line_words - self.pitch
 
     @property
@@ -81,21 +100,23 @@ class Frame:
             right=max(min(area.right, self.width), 0),
         )
 
-    def address(self, plane: int, y: int, x: int) -> int:
+    def address(self, plane: int, y: int, x: int, image: int = 0) -> int:
         """Return the word of a pixel."""
         area = self.area
-        return self.base + (y - area.top) * self.row_words + (plane - area.first_plane) * self.pitch + x - area.left
+        start = self.base + (image - area.first_image) * self.image_words
+        return start + (y - area.top) * self.row_words + (plane - area.first_plane) * self.pitch + x - area.left
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryMap:
-    """A whole map in memory, from byte ``address`` of the section of maps on: elements of ``1 << element_log2`` bytes."""
+    """A whole map in memory, from byte ``address`` of the section of maps on, image after image: elements of ``1 << element_log2``
+    bytes."""
 
     address: int
     row_bytes: int
     plane_bytes: int
     element_log2: int
-    size: int
+    image_bytes: int
 
     @staticmethod
     def planar(address: int, shape: Shape, planes: int, element_bytes: int) -> MemoryMap:
@@ -107,7 +128,7 @@ class MemoryMap:
             row_bytes=line,
             plane_bytes=height * line,
             element_log2=element_bytes.bit_length() - 1,
-            size=planes * height * line,
+            image_bytes=planes * height * line,
         )
 
     @staticmethod
@@ -121,22 +142,22 @@ class MemoryMap:
             row_bytes=planes * line,
             plane_bytes=line,
             element_log2=config.word_bytes.bit_length() - 1,
-            size=planes * height * line,
+            image_bytes=planes * height * line,
         )
 
 
 def border_fills(frame: Frame) -> list[tuple[int, int, int, int]]:
-    """Return the words outside the map as ``(address, words a line, lines, words from line to line)``."""
+    """Return the first image's words outside the map as ``(address, words a line, lines, words from line to line)``."""
     inner = frame.inner
     if inner.top >= inner.bottom or inner.left >= inner.right:
-        return [(frame.base, frame.words, 1, 0)]
-    first = frame.address(inner.first_plane, inner.top, inner.left)
+        return [(frame.base, frame.image_words, 1, 0)]
+    first = frame.address(inner.first_plane, inner.top, inner.left, inner.first_image)
     lines = (inner.bottom - inner.top) * frame.planes
     width = inner.right - inner.left
     end = first + (lines - 1) * frame.pitch + width
     fills = [
         (frame.base, first - frame.base, 1, 0),
         (first + width, frame.pitch - width, lines - 1, frame.pitch),
-        (end, frame.base + frame.words - end, 1, 0),
+        (end, frame.base + frame.image_words - end, 1, 0),
     ]
     return [fill for fill in fills if fill[1] > 0 and fill[2] > 0]

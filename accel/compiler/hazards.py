@@ -47,6 +47,7 @@ class Access(NamedTuple):
 #: The latest instruction of each unit that wrote, then that read, counted from 1 in each unit; 0 is none.
 _Marks = tuple[int, int, int, int, int, int]
 _NONE: _Marks = (0, 0, 0, 0, 0, 0)
+_NOTHING = (0, 0, 0)
 
 
 class _Intervals:
@@ -90,9 +91,8 @@ class _Intervals:
             self._marks[low:high] = [(fresh[0], fresh[1], fresh[2], 0, 0, 0)]
             return
         for index in range(low, high):
-            marks = list(self._marks[index])
-            marks[3 + unit] = number
-            self._marks[index] = (marks[0], marks[1], marks[2], marks[3], marks[4], marks[5])
+            a, b, c, d, e, f = self._marks[index]
+            self._marks[index] = (a, b, c, *((number, e, f), (d, number, f), (d, e, number))[unit])
 
 
 class HazardTracker:
@@ -100,6 +100,7 @@ class HazardTracker:
 
     def __init__(self) -> None:
         self._spaces = {space: _Intervals() for space in Space}
+        self._memory = self._spaces[Space.MEMORY]
         self._counts = [0, 0, 0]
         self._acknowledged = 0
 
@@ -109,26 +110,26 @@ class HazardTracker:
         A LOAD of memory that a STORE wrote also gets ``fence``, unless an earlier fence already waited for that STORE.
         """
         unit = _UNITS.index(opcode)
-        latest = [0, 0, 0]
+        latest = _NOTHING
         fence = False
-        touched = [(access, False) for access in reads if access.first < access.last]
-        touched += [(access, True) for access in writes if access.first < access.last]
-        for access, write in touched:
-            found = self._spaces[access.space].latest(access.first, access.last, write=write)
-            if access.space is Space.MEMORY and not write:
+        touched = [(self._spaces[space], first, last, False) for space, first, last in reads if first < last]
+        touched += [(self._spaces[space], first, last, True) for space, first, last in writes if first < last]
+        for intervals, first, last, write in touched:
+            found = intervals.latest(first, last, write=write)
+            if intervals is self._memory and not write:
                 if found[2] <= self._acknowledged:
                     continue
                 fence = True
-            latest = [max(a, b) for a, b in zip(latest, found, strict=True)]
+            if found != _NOTHING:
+                latest = max(latest[0], found[0]), max(latest[1], found[1]), max(latest[2], found[2])
         values = {}
-        for index, field in enumerate(_FIELDS):
-            distance = self._counts[index] - latest[index]
+        for index, (field, count, number) in enumerate(zip(_FIELDS, self._counts, latest, strict=True)):
             # what lies further back than the field can say is waited for as far as it can: stricter, never looser
-            values[field] = UNORDERED if index == unit or latest[index] == 0 else min(distance, UNORDERED - 1)
+            values[field] = UNORDERED if index == unit or number == 0 else min(count - number, UNORDERED - 1)
         if fence:
             values["fence"] = 1
             self._acknowledged = max(self._acknowledged, latest[2])
         self._counts[unit] += 1
-        for access, write in touched:
-            self._spaces[access.space].mark(access.first, access.last, unit, self._counts[unit], write=write)
+        for intervals, first, last, write in touched:
+            intervals.mark(first, last, unit, self._counts[unit], write=write)
         return values

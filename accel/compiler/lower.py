@@ -56,33 +56,41 @@ def lower(
     ranges = []
     for index, lowering in enumerate(lowerings):
         before = (emitter.count, emitter.bytes_read, emitter.bytes_written)
-        lowering.run(lowerings[index + 1] if index + 1 < len(lowerings) else None)
-        ranges.append((before[0], emitter.count - before[0], emitter.bytes_read - before[1], emitter.bytes_written - before[2]))
+        following = lowerings[index + 1] if index + 1 < len(lowerings) else None
+        lowering.run(following)
+        # what is loaded ahead belongs to the stage that needs it
+        read = emitter.bytes_read - before[1] + lowering.bytes_ahead - (following.bytes_ahead if following is not None else 0)
+        ranges.append((before[0], emitter.count - before[0], read, emitter.bytes_written - before[2]))
     return ranges
 
 
 class _State:
-    """What one stage leaves to the next: the value in each resident map's border, the accumulator half that comes next, and when
-    the units will be through with what is emitted."""
+    """What one stage leaves to the next: the value in each resident map's border, by image, the accumulator half that comes next,
+    and when the units will be through with what is emitted."""
 
     def __init__(self, config: EngineConfig) -> None:
-        self.borders: dict[str, int] = {}
+        self.borders: dict[tuple[str, int], int] = {}
         self.half = 0
         self.timeline = Timeline(config)
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """A rectangle of output pixels: rows ``[top, bottom)``, columns ``[left, right)``."""
+    """A rectangle of output pixels: rows ``[top, bottom)``, columns ``[left, right)``, of images ``[first_image, last_image)``.
+
+    Its ``lines`` are those rows of each image; where they are numbered, those of all images before it count.
+    """
 
     top: int
     bottom: int
     left: int
     right: int
+    first_image: int
+    last_image: int
 
     @property
-    def rows(self) -> int:
-        return self.bottom - self.top
+    def lines(self) -> int:
+        return (self.last_image - self.first_image) * (self.bottom - self.top)
 
     @property
     def columns(self) -> int:
@@ -91,10 +99,10 @@ class _Tile:
 
 @dataclass
 class _View:
-    """A band of a loaded map in the scratchpad; rows below ``next_row`` are there."""
+    """A band of a loaded map in the scratchpad; of each of its images, rows below ``next_rows`` are there."""
 
     frame: Frame
-    next_row: int
+    next_rows: list[int]
 
 
 class _StageLowering:
@@ -127,7 +135,9 @@ class _StageLowering:
         self.parameter_chunks = _parameter_chunks(stage, self.config)
         self.packed: dict[int, Int8Array] = {}
         self.needed: dict[tuple[int, int, int, Box], bool] = {}
+        self.heights: dict[tuple[Plan, int, int, int], tuple[int, ...]] = {}
         self.following: _StageLowering | None = None
+        self.bytes_ahead = 0
         self.border_due: int | None = None
         if self.output_frame is not None:
             self.border_due = next(
@@ -141,17 +151,12 @@ class _StageLowering:
 
     def run(self, following: _StageLowering | None) -> None:
         """Emit the stage, and the LOADs of weights of the one that follows it."""
-        stage = self.stage
         self.following = following
         if len(self.plans) > 1:
             self.plan = min(self.plans, key=self._trial)
         # the first weights are few, and have to move into the array before it can begin
         for request in itertools.islice(self._weight_requests(self.stage.units[0], next(self._chunks(self.stage.units))), 1):
             request()
-        for name, frame in zip(stage.inputs, self.frames, strict=True):
-            if frame is not None and any(stage.borders) and self.state.borders.get(name) != stage.fill:
-                self.emitter.fill_border(frame, stage.fill)
-                self.state.borders[name] = stage.fill
         for region, band, units, first, last in self._bands():
             self._band(region, band, units, first=first, last=last)
         self._look_ahead()
@@ -167,7 +172,8 @@ class _StageLowering:
         """Return the bands in order, and of each whether it is the first and whether it is the last."""
         stage, plan = self.stage, self.plan
         bands = [
-            (region, _Tile(*rows, *columns), stage.units[units[0] : units[1]])
+            (region, _Tile(*rows, *columns, *images), stage.units[units[0] : units[1]])
+            for images in spans(0, stage.images, plan.band_images)
             for region in stage.regions
             for rows in spans(*region.rows, plan.band_rows)
             for columns in spans(*region.columns, plan.band_columns)
@@ -181,9 +187,10 @@ class _StageLowering:
         before, self.plan = self.state.timeline, plan
         outlook = 0.0
         for _, band, _, first, last in self._bands():
-            heights = self._heights(band, first=first, last=last)
-            outlook = self._outlook(band, heights, last=last)
-            self.state.timeline = self._after(self.state.timeline, band, heights)
+            for part, begins, ends in self._parts(band):
+                heights = self._heights(part, first=first and begins, last=last and ends)
+                outlook = self._outlook(part, heights, last=last and ends)
+                self.state.timeline = self._after(self.state.timeline, part, heights)
         self.state.timeline = before
         return outlook
 
@@ -200,11 +207,25 @@ class _StageLowering:
                 if (found := request()) is not None:
                     words -= found[1]
 
-    def fill_output_border(self) -> None:
-        """Fill the border of the output, once."""
-        if self.output_frame is not None and self.border_due is not None and self.stage.output not in self.state.borders:
-            self.emitter.fill_border(self.output_frame, self.border_due)
-            self.state.borders[self.stage.output] = self.border_due
+    def _fill_input_borders(self, tile: _Tile) -> None:
+        """Have in the borders of resident inputs what the stage reads there, for a tile's images."""
+        for name, frame in zip(self.stage.inputs, self.frames, strict=True):
+            if frame is not None and any(self.stage.borders):
+                self._fill_border(name, frame, self.stage.fill, tile.first_image, tile.last_image)
+
+    def fill_output_border(self, first_image: int, last_image: int) -> None:
+        """Fill the border of the output of some images, once."""
+        if self.output_frame is not None and self.border_due is not None:
+            missing = [image for image in range(first_image, last_image) if (self.stage.output, image) not in self.state.borders]
+            if missing:
+                self._fill_border(self.stage.output, self.output_frame, self.border_due, missing[0], missing[-1] + 1)
+
+    def _fill_border(self, name: str, frame: Frame, value: int, first_image: int, last_image: int) -> None:
+        """Have a value in the borders of consecutive images."""
+        images = range(first_image, last_image)
+        if any(self.state.borders.get((name, image)) != value for image in images):
+            self.emitter.fill_border(frame.of_images(first_image, last_image), value)
+            self.state.borders.update(dict.fromkeys(((name, image) for image in images), value))
 
     def _weight_requests(self, unit: Unit, box: Box) -> Iterator[Callable[[], tuple[int, int] | None]]:
         """Return what loads each piece of a unit's weights, and says its address and words."""
@@ -219,9 +240,11 @@ class _StageLowering:
         """Prepare the stage that follows: the border of its output, and weights as far as this one leaves room for them."""
         if self.following is None:
             return
-        self.following.fill_output_border()
+        before = self.emitter.bytes_read
+        self.following.fill_output_border(0, self.following.stage.images if self.following.stage.is_stacked else 1)
         if fits_weight_memory(self.stage, self.config):
             self.following.prefetch(self.config.weight_words - weight_words(self.stage, self.config) - weight_limit(self.config))
+        self.following.bytes_ahead = self.emitter.bytes_read - before
 
     def _band(self, region: Region, band: _Tile, units: tuple[Unit, ...], *, first: bool, last: bool) -> None:
         groups = [units[a:b] for a, b in spans(0, len(units), self.plan.tile_units)]
@@ -239,19 +262,50 @@ class _StageLowering:
         for group, tile in order:
             self._tile(region, band, units, group, tile)
 
+    def _parts(self, band: _Tile) -> Iterator[tuple[_Tile, bool, bool]]:
+        """Return what tiles are cut from, and of each whether it is the first and whether the last of the band: the images one by
+        one, or the band itself where images are its lines."""
+        if self.stage.is_stacked:
+            yield band, True, True
+            return
+        for image in range(band.first_image, band.last_image):
+            part = replace(band, first_image=image, last_image=image + 1)
+            yield part, image == band.first_image, image == band.last_image - 1
+
     def _tiles(self, band: _Tile, *, first: bool, last: bool) -> list[_Tile]:
         """Cut a band into tiles."""
-        heights = self._heights(band, first=first, last=last)
-        self.state.timeline = self._after(self.state.timeline, band, heights)
-        row = band.top
         tiles = []
-        for rows in heights:
-            tiles += [_Tile(row, row + rows, left, right) for left, right in spans(band.left, band.right, self.plan.tile_columns)]
-            row += rows
+        for part, begins, ends in self._parts(band):
+            heights = self._heights(part, first=first and begins, last=last and ends)
+            self.state.timeline = self._after(self.state.timeline, part, heights)
+            line = 0
+            for lines in heights:
+                tiles += [
+                    replace(self._cut_lines(part, line, line + lines), left=left, right=right)
+                    for left, right in spans(band.left, band.right, self.plan.tile_columns)
+                ]
+                line += lines
         return tiles
 
+    def _cut_lines(self, part: _Tile, first: int, last: int) -> _Tile:
+        """Return lines ``[first, last)`` of a part."""
+        if self.stage.is_stacked:
+            return replace(part, first_image=part.first_image + first, last_image=part.first_image + last)
+        return replace(part, top=part.top + first, bottom=part.top + last)
+
+    def _first_line(self, part: _Tile) -> int:
+        """Return the number of a part's first line."""
+        return part.first_image * self.stage.shape[0] + part.top
+
+    def _reads(self, part: _Tile, first: int, last: int) -> tuple[int, int]:
+        """Return the lines of the input that lines ``[first, last)`` of a part read, border included."""
+        cut = self._cut_lines(part, first, last)
+        low, high = self.stage.reach(0, cut.top, cut.bottom)
+        height = self.stage.input_shape[0]
+        return cut.first_image * height + low, (cut.last_image - 1) * height + high
+
     def _heights(self, band: _Tile, *, first: bool, last: bool) -> tuple[int, ...]:
-        """Return the rows of each tile of a band.
+        """Return the lines of each tile of a part.
 
         The first tiles of a stage are small where their input is still being loaded or computed; the last ones are small where the
         next stage waits for them. What is best, the timeline says.
@@ -260,35 +314,43 @@ class _StageLowering:
         width = min(band.columns, self.plan.tile_columns) * stage.pool_words
         least = min(most, -(-max(smallest_pass(self.config), 16) // width))
         loads = any(frame is None for frame in self.frames)
-        fronts = [0, 2, 4] if loads else [0]
-        backs = [0, 2, 4, 1 << 16] if last else [0]
+        fronts = [0, 2] if loads else [0]
+        backs = [0, 4, 1 << 16] if last else [0]
         if self.choice.taper is not None:
             front, back, scale = self.choice.taper
-            return tuple(_tapered(band.rows, most, min(most, scale * least), front if loads else 0, back if last else 0))
+            return tuple(_tapered(band.lines, most, min(most, scale * least), front if loads else 0, back if last else 0))
         ends = loads or last
-        tallest = {-(-most // parts) for parts in ((1, 2, 4) if ends else (1,))}
+        tallest = {-(-most // parts) for parts in ((1, 2, 4) if loads else (1, 2) if last else (1,))}
         candidates = {
-            tuple(_tapered(band.rows, most, min(most, scale * least), front, back))
-            for most, front, back, scale in itertools.product(tallest, fronts, backs, (1, 2, 4) if ends else (1,))
+            tuple(_tapered(band.lines, most, min(most, scale * least), front, back))
+            for most, front, back, scale in itertools.product(tallest, fronts, backs, (1, 4) if ends else (1,))
         }
         if first and not loads:
-            ready = max((self._ready_rows(bottom) for bottom in self._finished_rows()), default=0) - band.top
+            ready = max((self._ready_lines(bottom) for bottom in self._finished_lines()), default=0) - self._first_line(band)
             candidates |= {(ready, heights[0] - ready, *heights[1:]) for heights in candidates if 0 < ready < heights[0]}
         if len(candidates) == 1:
             return candidates.pop()
-        return min(sorted(candidates), key=lambda heights: self._outlook(band, heights, last=last))
+        # what is best for one band in the middle of an image is good for all of them
+        key = (self.plan, band.lines, band.columns, band.first_image)
+        if first or last or key not in self.heights:
+            self.heights[key] = min(sorted(candidates), key=lambda heights: self._outlook(band, heights, last=last))
+        return self.heights[key]
 
-    def _finished_rows(self) -> list[int]:
-        """Return the rows ``[0, bottom)`` of the input that are finished before its last tile is."""
+    def _finished_lines(self) -> list[int]:
+        """Return the lines ``[0, bottom)`` of the input that are finished before its last tile is."""
         rows = self.state.timeline.rows
         return [bottom for name in self.stage.inputs if name in rows for bottom, _ in rows[name][:-1]]
 
-    def _ready_rows(self, finished: int) -> int:
-        """Return the rows of output that need no more than the first ``finished`` rows of input."""
-        rows = self.stage.shape[0]
-        while rows > 0 and self.stage.reach(0, 0, rows)[1] > finished:
-            rows -= 1
-        return rows
+    def _ready_lines(self, finished: int) -> int:
+        """Return the lines of output that need no more than the first ``finished`` lines of input."""
+        height, rows = self.stage.shape[0], self.stage.input_shape[0]
+        image = min(finished // rows, self.stage.images - 1)
+        if image > 0 and finished == self.stage.images * rows:
+            return self.stage.images * height
+        ready = height
+        while ready > 0 and self.stage.reach(0, 0, ready)[1] > finished - image * rows:
+            ready -= 1
+        return image * height + ready
 
     def _outlook(self, band: _Tile, heights: Sequence[int], *, last: bool) -> float:
         """Return when the array is through with this band and, if it is the last, with the next stage, cut in the simplest way."""
@@ -296,34 +358,38 @@ class _StageLowering:
         following = self.following
         if not last or following is None or self.stage.output not in following.stage.inputs:
             return timeline.halves[1] if last and following is None else timeline.execute
-        rows = following.stage.shape[0]
-        ready = following._ready_rows(band.bottom - heights[-1])
+        if following.stage.images > 1 and not following.stage.is_stacked:
+            # it begins with images that are long finished
+            return timeline.execute
+        rows = following.stage.lines
+        ready = following._ready_lines(self._first_line(band) + sum(heights[:-1]))
         most = following.plan.tile_rows
         cuts = [0, *(b for _, b in spans(0, ready, most))] if ready else [0]
         cuts += [b for _, b in spans(ready, rows, most)] if ready < rows else []
-        whole = _Tile(0, rows, 0, following.stage.shape[1])
+        whole = _Tile(0, following.stage.shape[0], 0, following.stage.shape[1], 0, following.stage.images)
         return following._after(timeline, whole, [b - a for a, b in itertools.pairwise(cuts)]).execute
 
     def _after(self, timeline: Timeline, band: _Tile, heights: Sequence[int]) -> Timeline:
-        """Return a timeline after tiles of so many rows."""
+        """Return a timeline after tiles of so many lines of a part."""
         stage, config = self.stage, self.config
         jobs = len(stage.units) * -(-band.columns // self.plan.tile_columns)
         per_row = self._load_cycles_per_row(band)
-        low, end = stage.reach(0, band.top, band.bottom)
+        low, end = self._reads(band, 0, band.lines)
+        finished = band.last_image * stage.input_shape[0]
         begin = timeline.load
         if per_row:
-            begin = max(begin, *(timeline.finished(name, min(end, stage.input_shape[0])) for name in stage.inputs))
+            begin = max(begin, *(timeline.finished(name, min(end, finished)) for name in stage.inputs))
         tiles = []
-        row = band.top
-        for rows in heights:
-            high = min(stage.reach(0, row, row + rows)[1], stage.input_shape[0])
+        line = 0
+        for lines in heights:
+            high = min(self._reads(band, line, line + lines)[1], finished)
             available = begin + (high - low) * per_row
             if not per_row:
                 available = max(timeline.finished(name, high - self._in_steps()) for name in stage.inputs)
-            row += rows
-            work = tile_work(stage, config, rows, band.columns, jobs, to_scratchpad=self.output_frame is not None)
+            line += lines
+            work = tile_work(stage, config, lines, band.columns, jobs, to_scratchpad=self.output_frame is not None)
             # a map is finished line by line, so not with the left part of its lines
-            tiles.append((row if band.right == stage.shape[1] else 0, work, available))
+            tiles.append((self._first_line(band) + line if band.right == stage.shape[1] else 0, work, available))
         loaded = begin + (end - low) * per_row
         share = 1 << self.share
         after = timeline.after(stage.output, tiles, lambda time: share if time < loaded else 1.0)
@@ -342,9 +408,10 @@ class _StageLowering:
 
     def _tile(self, region: Region, band: _Tile, units: tuple[Unit, ...], group: tuple[Unit, ...], tile: _Tile) -> None:
         """Emit one filling of an accumulator half."""
-        words = tile.rows * tile.columns * self.stage.pool_words
+        words = tile.lines * tile.columns * self.stage.pool_words
         base = self.state.half * self.config.accumulator_words
         self.state.half ^= 1
+        self._fill_input_borders(tile)
         started: set[int] = set()
         # A band serves all its units with one load; in chunks there is room for the group's own planes only.
         for chunk in self._chunks(units):
@@ -386,33 +453,49 @@ class _StageLowering:
                 sources.append(resident)
                 continue
             view = next(remaining)
-            self._load_rows(name, view, high)
+            self._load_rows(name, view, tile, high)
             sources.append(view.frame)
         return sources
 
     def _new_views(self, key: tuple[_Tile, Box], band: _Tile, chunk: Box) -> list[_View]:
         top, bottom = self.stage.reach(0, band.top, band.bottom, chunk[1])
         left, right = self.stage.reach(1, band.left, band.right, chunk[2])
-        area = Rectangle(top=top, bottom=bottom, left=left, right=right, first_plane=chunk[0][0], last_plane=chunk[0][1])
+        area = Rectangle(
+            top=top,
+            bottom=bottom,
+            left=left,
+            right=right,
+            first_plane=chunk[0][0],
+            last_plane=chunk[0][1],
+            first_image=band.first_image,
+            last_image=band.last_image,
+        )
         height, width, _ = self.stage.input_shape
         frame = Frame(area=area, height=height, width=width)
         count = sum(resident is None for resident in self.frames)
         base = self.views.allocate(key, count * frame.words)
-        views = [_View(frame.at(base + i * frame.words), frame.inner.top) for i in range(count)]
+        views = [_View(frame.at(base + i * frame.words), [frame.inner.top] * area.images) for i in range(count)]
         for view in views:
             self.emitter.fill_border(view.frame, self.stage.fill)
         self.views.put(key, views)
         return views
 
-    def _load_rows(self, name: str, view: _View, high: int) -> None:
+    def _load_rows(self, name: str, view: _View, tile: _Tile, high: int) -> None:
+        """Load the rows below ``high`` that are not there yet, of a tile's images."""
         inner = view.frame.inner
         bottom = min(inner.bottom, high)
-        if view.next_row < bottom and inner.left < inner.right:
-            area = replace(inner, top=view.next_row, bottom=bottom)
-            # the first tiles are waited for, while there is next to nothing to be stored
-            share = self.share if self.emitter.words_stored >= _FREE_WORDS else 0
-            self.emitter.load_map(self.maps[name], view.frame, area, self.stage.period(self.config), share)
-        view.next_row = max(view.next_row, bottom)
+        # images of which as much is there are loaded together
+        for top, alike in itertools.groupby(
+            range(tile.first_image, tile.last_image), lambda image: view.next_rows[image - inner.first_image]
+        ):
+            images = list(alike)
+            if top < bottom and inner.left < inner.right:
+                area = replace(inner, top=top, bottom=bottom, first_image=images[0], last_image=images[-1] + 1)
+                # the first tiles are waited for, while there is next to nothing to be stored
+                share = self.share if self.emitter.words_stored >= _FREE_WORDS else 0
+                self.emitter.load_map(self.maps[name], view.frame, area, self.stage.period(self.config), share)
+            for image in images:
+                view.next_rows[image - inner.first_image] = max(top, bottom)
 
     # Sums
 
@@ -438,7 +521,7 @@ class _StageLowering:
             return
         operations = (Operation.LOW, Operation.HIGH) if self.stage.is_pair else (self.stage.operation,)
         for operation, source in zip(operations, sources, strict=True):
-            reduce = reduces(self.stage, self.config, tile.rows, tile.columns)
+            reduce = reduces(self.stage, self.config, tile.lines, tile.columns)
             for piece in self._windows(box) if reduce else self._pieces(box, unit):
                 self._execute(operation, piece, unit, tile, source, accumulators, accumulate=not fresh, reduce=reduce)
                 fresh = False
@@ -517,6 +600,7 @@ class _StageLowering:
         y, _ = self.stage.reach(0, tile.top, tile.bottom, ky)
         x, _ = self.stage.reach(1, tile.left, tile.right, kx)
         down, across = window.stride[0] * source.row_words, window.stride[1]
+        line = source.image_words if self.stage.is_stacked else pool[0] * down
         kernel = {
             "ky": Loop(ky[1] - ky[0], window.dilation[0] * source.row_words),
             "kx": Loop(kx[1] - kx[0], window.dilation[1]),
@@ -527,9 +611,9 @@ class _StageLowering:
             kernel, inner = {"ky": Loop(1, 0), "kx": Loop(1, 0)}, {"wy": kernel["ky"], "wx": kernel["kx"]}
         self.emitter.execute(
             operation,
-            activations=source.address(planes[0], y, x),
+            activations=source.address(planes[0], y, x, tile.first_image),
             taps={"block": Loop(planes[1] - planes[0], source.pitch), **kernel},
-            pixels={"py": Loop(tile.rows, pool[0] * down), "px": Loop(tile.columns, pool[1] * across), **inner},
+            pixels={"py": Loop(tile.lines, line), "px": Loop(tile.columns, pool[1] * across), **inner},
             accumulators=accumulators,
             accumulate=accumulate,
             tap_rows=self.tap_rows,
@@ -560,13 +644,13 @@ class _StageLowering:
         stage = self.stage
         taps = stage.window_taps
         y, bottom = stage.reach(0, tile.top, tile.bottom, ky)
-        x, _ = stage.reach(1, tile.left, tile.right, (kx[1] - taps, kx[1]))
+        x, _ = stage.reach(1, tile.left, tile.right, stage.pass_columns(kx))
         down, across = stage.window.stride
         lines = Loop(bottom - y, source.row_words)
         if ky[1] - ky[0] == 1:
-            lines, down = Loop(tile.rows, down * source.row_words), 1
+            lines, down = Loop(tile.lines, down * source.row_words), 1
         self.emitter.window(
-            activations=source.address(unit.first_plane, y, x),
+            activations=source.address(unit.first_plane, y, x, tile.first_image),
             lines=lines,
             pixels=Loop(stage.line_pixels(tile.columns), 1),
             kernel=(ky[1] - ky[0], taps),
@@ -596,18 +680,19 @@ class _StageLowering:
             self.emitter.load_table(Target.PAIR_TABLE, stage.pair_table)
         if self.output_frame is not None:
             finish["period_log2"] = (storage_period(config, stage.map_shape[2]) - 1).bit_length()
-            self.fill_output_border()
+            self.fill_output_border(tile.first_image, tile.last_image)
         for piece in unit.pieces(config, 0 if stage.part is None else stage.part[0]):
             local = memory = None
-            if self.output_frame is not None:
-                local = self.output_frame.address(piece.plane, tile.top, tile.left), self.output_frame.row_words
-            if self.output_map is not None:
-                start = self.output_map.address + piece.plane * self.output_map.plane_bytes
-                start += tile.top * self.output_map.row_bytes + tile.left * config.word_bytes
-                memory = start, self.output_map.row_bytes
+            if (frame := self.output_frame) is not None:
+                step = frame.image_words if stage.is_stacked else frame.row_words
+                local = frame.address(piece.plane, tile.top, tile.left, tile.first_image), step
+            if (found := self.output_map) is not None:
+                step = found.image_bytes if stage.is_stacked else found.row_bytes
+                start = found.address + tile.first_image * found.image_bytes + piece.plane * found.plane_bytes
+                memory = start + tile.top * found.row_bytes + tile.left * config.word_bytes, step
             self.emitter.store(
                 accumulators=accumulators,
-                rows=tile.rows,
+                rows=tile.lines,
                 columns=tile.columns,
                 pool=stage.pool_words,
                 first_group=piece.first_group,

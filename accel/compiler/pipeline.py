@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from accel.compiler.emit import Emitter, align, map_alignment
+from accel.compiler.emit import MEMORY_LIMIT, Emitter, align, map_alignment
+from accel.compiler.errors import CompileError
 from accel.compiler.frames import MemoryMap
 from accel.compiler.fuse import fuse, windowed
 from accel.compiler.lower import lower
@@ -20,18 +22,25 @@ from accel.program import LayerInfo, Program, TensorBinding
 
 __all__ = ["compile_network"]
 
+MAX_BATCH = 1024
+"""Images of a batch: far more than it takes for the array to wait for no weights."""
+
 _ROW_LIMIT = next(field.maximum for field in fields_of(Opcode.STORE) if field.name == "memory_stride_y")
 
 
-def compile_network(network: Network, config: EngineConfig, *, budget: int = 0) -> Program:
+def compile_network(network: Network, config: EngineConfig, *, batch: int = 1, budget: int = 0) -> Program:
     """Compile a network for an engine.
 
+    ``batch``: images that one run of the program takes, layer by layer, so that they share what is loaded of a layer's weights.
     ``budget``: instructions that may be replayed by the cycle model to choose between programs; 0 takes the first. Raises
-    :class:`~accel.compiler.CompileError`, naming the layer, for what the engine cannot run.
+    :class:`~accel.compiler.CompileError`, naming the layer, for what the engine cannot run, and for a batch that its addresses do
+    not reach.
     """
-    stages = fuse(network, config)
+    if not 1 <= batch <= MAX_BATCH:
+        raise CompileError(f"{network.name}: a batch must be from 1 to {MAX_BATCH} images, not {batch}")
+    stages = [replace(stage, images=batch) for stage in fuse(network, config)]
     placement = place(network, stages, config)
-    maps, map_bytes = _allocate_maps(network, stages, placement, config)
+    maps, map_bytes = _allocate_maps(network, stages, placement, config, batch)
     chosen = [
         choose_plans(
             [found for found in (stage, windowed(stage, config)) if found is not None],
@@ -48,7 +57,7 @@ def compile_network(network: Network, config: EngineConfig, *, budget: int = 0) 
     def build(choices: Mapping[int, Choice]) -> Program:
         emitter = Emitter(config, map_bytes=map_bytes)
         ranges = lower(stages, contenders, choices, placement, maps, emitter)
-        return _program(network, stages, maps, ranges, emitter)
+        return _program(network, stages, maps, ranges, emitter, batch)
 
     loads = [any(placement.resident(name, index) is None for name in stage.inputs) for index, stage in enumerate(stages)]
     return improve(build, contenders, loads, budget)
@@ -61,9 +70,12 @@ def _input_layout(tensor: Tensor, config: EngineConfig) -> tuple[int, int]:
 
 
 def _allocate_maps(
-    network: Network, stages: list[Stage], placement: Placement, config: EngineConfig
+    network: Network, stages: list[Stage], placement: Placement, config: EngineConfig, batch: int
 ) -> tuple[dict[str, MemoryMap], int]:
-    """Give a place in memory to the input, the output, and every map that does not stay on chip; return them and their bytes."""
+    """Give a place in memory to the input, the output, and every map that does not stay on chip; return them and their bytes.
+
+    Raises :class:`CompileError` when a batch of them takes more than addresses reach.
+    """
     total = 0
     maps: dict[str, MemoryMap] = {}
     shapes = {network.input.name: network.input.shape} | {stage.output: stage.map_shape for stage in stages}
@@ -79,13 +91,23 @@ def _allocate_maps(
                 found = MemoryMap.planar(total, shape, planes, config.word_bytes)
         else:
             continue
-        total = align(total + found.size, map_alignment(config))
+        total = align(total + batch * found.image_bytes, map_alignment(config))
         maps[name] = found
+    if batch > 1 and total > MEMORY_LIMIT:
+        raise CompileError(
+            f"{network.name}: the maps of {batch} images take {total} bytes, but addresses reach {MEMORY_LIMIT} bytes; "
+            "take a smaller batch"
+        )
     return maps, total
 
 
 def _program(
-    network: Network, stages: list[Stage], maps: dict[str, MemoryMap], ranges: list[tuple[int, int, int, int]], emitter: Emitter
+    network: Network,
+    stages: list[Stage],
+    maps: dict[str, MemoryMap],
+    ranges: list[tuple[int, int, int, int]],
+    emitter: Emitter,
+    batch: int,
 ) -> Program:
     config = emitter.config
     instructions, pack, map_base, memory_bytes = emitter.finish(network.name)
@@ -125,4 +147,5 @@ def _program(
             element_bytes=config.word_bytes,
         ),
         layers=tuple(layers),
+        batch=batch,
     )

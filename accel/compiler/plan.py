@@ -11,12 +11,14 @@ __all__ = ["Choice", "Plan"]
 class Plan:
     """Sizes of the loop nest of one stage, in output pixels (after the fused pool), units and taps.
 
-    A *band* is a rectangle of output for which input is loaded at once, for ``band_units`` units; a resident input has one band,
-    the whole map. A *tile* fills one accumulator half: ``tile_units`` units side by side (more than one only where input is
-    loaded in chunks). A *chunk* is the part of planes and kernel for which input is loaded at once; it covers all of them unless
-    even one tile's input does not fit. ``units_outer``: a unit's weights are used for all tiles of a band before the next unit's.
+    A *band* is a rectangle of output, of ``band_images`` images, for which input is loaded at once, for ``band_units`` units; a
+    resident input has one band, the whole map of all images. A *tile* fills one accumulator half: ``tile_units`` units side by side
+    (more than one only where input is loaded in chunks); it is of one image, unless outputs are one row high: then ``tile_rows``
+    counts images. A *chunk* is the part of planes and kernel for which input is loaded at once; it covers all of them unless even
+    one tile's input does not fit. ``units_outer``: a unit's weights are used for all tiles of a band before the next unit's.
     """
 
+    band_images: int
     band_rows: int
     band_columns: int
     band_units: int

@@ -103,7 +103,13 @@ def _frame(stage: Stage, readers: list[Stage], config: EngineConfig) -> Frame:
     height, width, channels = stage.map_shape
     top, left, bottom, right = (max(reader.borders[side] for reader in readers) for side in range(4))
     area = Rectangle(
-        top=-top, bottom=height + bottom, left=-left, right=width + right, first_plane=0, last_plane=plane_count(config, channels)
+        top=-top,
+        bottom=height + bottom,
+        left=-left,
+        right=width + right,
+        first_plane=0,
+        last_plane=plane_count(config, channels),
+        last_image=stage.images,
     )
     return Frame(area=area, height=height, width=width)
 
@@ -130,12 +136,13 @@ def _victim(live: Mapping[str, Frame], index: int, stage: Stage, readers: Mappin
 
 
 def _wanted(stage: Stage, config: EngineConfig) -> int:
-    """Return the words that a loaded input needs to be worked on well: two bands of one output row, or half the scratchpad."""
+    """Return the words that a loaded input needs to be worked on well: two bands of one output row, the one row of all images, or
+    half the scratchpad."""
     low, high = stage.reach(1, 0, stage.shape[1])
     planes = max(unit.last_plane - unit.first_plane for unit in stage.units)
 
     def words(rows: int) -> int:
         first, last = stage.reach(0, 0, rows)
-        return (last - first) * (high - low) * planes
+        return (last - first) * (high - low) * planes * (stage.images if stage.is_stacked else 1)
 
     return min(words(stage.shape[0]), 2 * words(1), config.scratchpad_words // (2 * len(stage.inputs)))

@@ -26,7 +26,8 @@ def improve(
     """Return the program of fewest cycles found by changing one choice of one stage at a time.
 
     ``build`` compiles with choices by stage, ``contenders`` are each stage's plans, ``loads`` says whether a stage loads its input.
-    ``budget`` is the number of instructions that may be replayed altogether: the same budget gives the same program anywhere.
+    ``budget`` is the number of instructions that may be replayed, each trial counted as the first program: the same budget gives
+    the same program anywhere.
     """
     choices: dict[int, Choice] = {}
     best = build(choices)
@@ -52,7 +53,7 @@ def _by_loss(program: Program) -> list[int]:
     """Return the stages, those first whose cycles exceed their arithmetic most."""
     ends = estimate(program).retired[[layer.last_instruction for layer in program.layers]].tolist()
     losses = [
-        end - begin - layer.macs / program.config.macs_per_cycle
+        end - begin - program.batch * layer.macs / program.config.macs_per_cycle
         for layer, begin, end in zip(program.layers, [0, *ends[:-1]], ends, strict=True)
     ]
     return sorted(range(len(losses)), key=lambda index: (-losses[index], index))

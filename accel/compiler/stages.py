@@ -114,6 +114,7 @@ class Stage:
     ``weights``: int8 parts ``(out channels, height, width, in channels / groups)`` whose sum is the weights less their zero
     points; empty for operations that bypass the array. ``fill`` is what the input reads as outside the map.
     ``part``: where other stages store into the same map, the channel at which this one's begin there, and the map's channels.
+    ``images``: how many it is run on. Everything else is of one image.
     """
 
     name: str
@@ -138,6 +139,17 @@ class Stage:
     table: Bytes | None = None
     pair_table: Bytes | None = None
     part: tuple[int, int] | None = None
+    images: int = 1
+
+    @property
+    def is_stacked(self) -> bool:
+        """Whether images, whose outputs are one row high, take the place of rows: one pass is then over several of them."""
+        return self.images > 1 and self.shape[0] == 1 and self.operation is not Operation.WINDOW
+
+    @property
+    def lines(self) -> int:
+        """Rows of output that a tile can be cut from: one image's, or one of each image."""
+        return self.images if self.is_stacked else self.shape[0]
 
     @property
     def is_pair(self) -> bool:
@@ -200,6 +212,12 @@ class Stage:
     def window_taps(self) -> int:
         """Kernel columns that the passes of a WINDOW read, all alike."""
         return min(self.window.kernel[1], WINDOW_TAPS)
+
+    def pass_columns(self, kx: tuple[int, int]) -> tuple[int, int]:
+        """Return the kernel columns ``[first, last)`` that a pass of a WINDOW over ``kx`` reads: as many in all passes, and none
+        outside the kernel, since what lies beside a frame is not the stage's to read. Those outside ``kx`` have no weights."""
+        first = max(0, kx[1] - self.window_taps)
+        return first, first + self.window_taps
 
     def line_pixels(self, columns: int) -> int:
         """Return the pixels in a line of a WINDOW with so many output columns."""

@@ -15,7 +15,7 @@ from accel.isa import WINDOW_TAPS, Operation
 __all__ = ["choose_plans", "tile_sizes"]
 
 #: Plans that are looked at more closely, if they are estimated to take at most so many times the best one's cycles.
-_CONTENDERS = 6
+_CONTENDERS = 4
 _NEARLY = 1.1
 
 MAX_COUNT = 1023
@@ -60,9 +60,8 @@ def _narrowest(stage: Stage, plan: Plan) -> int:
 
 
 def _resident_plans(stage: Stage, config: EngineConfig) -> Iterator[Plan]:
-    height, width, _ = stage.shape
     whole = _whole(stage, config)
-    for rows, columns in tile_sizes(stage, config, height, width):
+    for rows, columns in tile_sizes(stage, config, stage.lines, stage.shape[1]):
         yield replace(whole, tile_rows=rows, tile_columns=columns)
 
 
@@ -70,10 +69,11 @@ def _whole(stage: Stage, config: EngineConfig) -> Plan:
     """Return the plan of one band and one tile, to be cut down."""
     height, width, _ = stage.shape
     return Plan(
+        band_images=stage.images,
         band_rows=height,
         band_columns=width,
         band_units=len(stage.units),
-        tile_rows=height,
+        tile_rows=stage.lines,
         tile_columns=width,
         tile_units=1,
         chunk_planes=max(unit.last_plane for unit in stage.units) - min(unit.first_plane for unit in stage.units),
@@ -84,7 +84,8 @@ def _whole(stage: Stage, config: EngineConfig) -> Plan:
 
 
 def tile_sizes(stage: Stage, config: EngineConfig, height: int, width: int) -> Iterator[tuple[int, int]]:
-    """Return shapes of tiles that fit an accumulator half and cover a band in few, nearly equal pieces."""
+    """Return shapes of tiles that fit an accumulator half and cover a band, ``height`` lines of ``width`` pixels, in few, nearly
+    equal pieces."""
     depth = config.accumulator_words // stage.pool_words
     widest, tallest = min(depth, MAX_COUNT), MAX_COUNT
     if stage.operation is Operation.WINDOW:
@@ -109,6 +110,11 @@ def _fractions(size: int) -> list[int]:
     return sorted({-(-size // count) for count in counts if count <= size}, reverse=True)
 
 
+def _halves(size: int) -> list[int]:
+    """Return a size, half of it, and so on down to 1."""
+    return sorted({-(-size // (1 << n)) for n in range(size.bit_length())}, reverse=True)
+
+
 def _loaded_plans(stage: Stage, config: EngineConfig, loaded: int, gap: int) -> Iterator[Plan]:
     height, width, _ = stage.shape
     whole = _whole(stage, config)
@@ -117,30 +123,44 @@ def _loaded_plans(stage: Stage, config: EngineConfig, loaded: int, gap: int) -> 
     for band_units in _fractions(len(stage.units)):
         planes = _band_planes(stage, band_units)
         for band_rows in _fractions(height):
-            for band_columns in _fractions(width):
-                plan = replace(whole, band_rows=band_rows, band_columns=band_columns, band_units=band_units)
-                if view_words(stage, plan, planes) > share:
-                    continue
-                found = True
-                for rows, columns in tile_sizes(stage, config, band_rows, band_columns):
-                    yield replace(plan, tile_rows=rows, tile_columns=columns)
+            for band_columns in _halves(width):
+                for band_images in _band_images(stage, whole, whole_map=(band_rows, band_columns) == (height, width)):
+                    plan = replace(
+                        whole, band_images=band_images, band_rows=band_rows, band_columns=band_columns, band_units=band_units
+                    )
+                    if view_words(stage, plan, planes) > share:
+                        continue
+                    found = True
+                    for rows, columns in tile_sizes(stage, config, _band_lines(stage, plan), band_columns):
+                        yield replace(plan, tile_rows=rows, tile_columns=columns)
         if found and planes == _band_planes(stage, 1):
             break
     if stage.operation is not Operation.WINDOW and (not found or stage.operation is Operation.ARRAY):
         yield from _chunked_plans(stage, config, share)
 
 
+def _band_images(stage: Stage, whole: Plan, *, whole_map: bool) -> list[int]:
+    """Return how many images a loaded band may hold: several where weights serve all of them before they are given up."""
+    return _fractions(stage.images) if stage.is_stacked or (whole.units_outer and whole_map) else [1]
+
+
+def _band_lines(stage: Stage, plan: Plan) -> int:
+    """Return the lines from which the tiles of a band are cut."""
+    return plan.band_images if stage.is_stacked else plan.band_rows
+
+
 def _chunked_plans(stage: Stage, config: EngineConfig, share: int) -> Iterator[Plan]:
     """Return plans in which a tile's input is loaded in parts, the accumulators holding the sums meanwhile."""
-    height, width, _ = stage.shape
+    width = stage.shape[1]
     whole = _whole(stage, config)
     depth = config.accumulator_words // stage.pool_words
-    for rows in _fractions(min(height, depth, MAX_COUNT)):
+    for rows in _fractions(min(stage.lines, depth, MAX_COUNT)):
         for columns in _fractions(min(width, depth // rows, MAX_COUNT)):
             for tile_units in _fractions(min(len(stage.units), depth // (rows * columns))):
                 plan = replace(
                     whole,
-                    band_rows=rows,
+                    band_images=rows if stage.is_stacked else 1,
+                    band_rows=1 if stage.is_stacked else rows,
                     band_columns=columns,
                     tile_rows=rows,
                     tile_columns=columns,

@@ -20,6 +20,9 @@ _STORE_LATENCY = 28
 #: Cycles that the array takes beyond its passes and its own size: the way to it and the orders at its ends.
 _EXECUTE_LATENCY = 12
 
+#: Maps whose finishing times are kept: those of some stages back are long finished when they are read again.
+_REMEMBERED = 3
+
 #: Jobs of one tile that are followed one by one; the others take as long as the slowest part of the engine needs for each.
 _FOLLOWED = 4
 
@@ -75,4 +78,7 @@ class Timeline:
             rest = max(0, work.jobs - _FOLLOWED) * max(work.execute, work.store, turn)
             execute, store, halves = execute + rest, store + rest, (halves[0] + rest, halves[1] + rest)
             rows.append((bottom, halves[1]))
-        return replace(self, execute=execute, store=store, halves=halves, rows={**self.rows, tensor: rows})
+        # of older maps nothing is asked any more
+        recent = [name for name in self.rows if name != tensor][-_REMEMBERED:]
+        rows_by_map = {name: self.rows[name] for name in recent} | {tensor: rows}
+        return replace(self, execute=execute, store=store, halves=halves, rows=rows_by_map)

@@ -123,10 +123,11 @@ def window_weights(stage: Stage, unit: Unit, part: int, config: EngineConfig) ->
     words = np.zeros((len(windows), config.rows, config.weight_word_bytes), np.int8)
     chosen = stage.weights[part][unit.first_channel : unit.first_channel + unit.channels, :, :, 0]
     for tile, ((top, bottom), (left, right)) in zip(words, windows, strict=True):
+        _, end = stage.pass_columns((left, right))
         for y in range(top, bottom):
             for x in range(left, right):
                 # the latest line and pixel are on the first row, whose word is the last
-                row = (bottom - 1 - y) * WINDOW_TAPS + right - 1 - x
+                row = (bottom - 1 - y) * WINDOW_TAPS + end - 1 - x
                 tile[config.rows - 1 - row, : unit.channels] = chosen[:, y, x]
     return words.reshape(-1, config.weight_word_bytes).view(np.uint8)
 

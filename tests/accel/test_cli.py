@@ -88,6 +88,18 @@ def test_a_run_shows_digits_layers_and_verdict() -> None:
     assert max(len(line) for line in result.stdout.splitlines()) <= 100
 
 
+def test_images_are_run_in_batches() -> None:
+    result = call("run", "lenet5", "--backend", "emulator", "--images", "6", "--batch", "4", "--json")
+    assert result.exit_code == 0, result.output
+    values = json.loads(result.stdout)
+    assert (values["batch"], values["images"], values["mismatches"]) == (4, 6, 0)
+    assert values["predictions"] == values["labels"]
+    assert values["notes"][-1].startswith("the last batch of 4 has 2 images")
+    for network, images in (("lenet5", 12), ("autoencoder", 4)):  # whole batches when nothing is said
+        values = json.loads(call("run", network, "--backend", "emulator", "--batch", "4", "--json").stdout)
+        assert (values["images"], values["mismatches"]) == (images, 0)
+
+
 def test_a_terminal_without_unicode_gets_plain_characters() -> None:
     with start(*EMULATED, stdout=subprocess.PIPE, env={"PYTHONIOENCODING": "ascii"}) as process:
         output, errors = process.communicate()

@@ -72,6 +72,25 @@ def test_cycles_are_the_models(latency: int, interval: int) -> None:
     assert values["roofline_share"] == values["roofline_cycles"] / expected
 
 
+def test_a_batch_is_shared_among_its_images() -> None:
+    timing = MemoryTiming()
+    values = estimate("lenet5", "--config", "large", "--batch", "4")
+    cycles = perf.estimate(compile_network(load_network("lenet5"), PRESETS["large"], batch=4), timing).cycles
+    assert (values["batch"], values["images"], values["total_cycles"], values["cycles_per_image"]) == (4, 4, cycles, cycles / 4)
+    assert sum(layer["cycles"] for layer in values["layers"]) == pytest.approx(cycles / 4)
+    assert sum(layer["roofline_cycles"] for layer in values["layers"]) == pytest.approx(values["roofline_cycles"], abs=0.25)
+    assert values["roofline_share"] == 4 * values["roofline_cycles"] / cycles
+    assert values["images_per_second"] == pytest.approx(4 * 100e6 / cycles)
+    alone = estimate("lenet5", "--config", "large")
+    assert alone["batch"] == 1
+    assert values["roofline_cycles"] < alone["roofline_cycles"]
+    text = call("estimate", "lenet5", "--config", "large", "--batch", "4").stdout
+    assert "lenet5 on large, one image of a batch of 4" in text
+    compared = call("compare", "lenet5", "--config", "large", "--batch", "4", "--peer", "scalesim").stdout
+    assert "One image of a batch of 4 at 100 MHz" in compared
+    assert f"{cycles // 4:,}" in compared
+
+
 def test_the_clock_gives_images_a_second() -> None:
     slow, fast = estimate("lenet5"), estimate("lenet5", "--clock", "250")
     assert slow["images_per_second"] == pytest.approx(100e6 / slow["total_cycles"])
@@ -118,6 +137,8 @@ def test_a_model_file() -> None:
             "no configuration is called 'huge'; use one of tiny, small",
         ),
         (("lenet5", "--clock", "0"), "Invalid value for '--clock'"),
+        (("lenet5", "--batch", "0"), "--batch: must be at least 1 image, not 0"),
+        (("lenet5", "--batch", "5000"), "lenet5: a batch must be from 1 to 1024 images, not 5000"),
         (("lenet5", "--memory-latency", "0"), "memory latency must be from 1 to 10000, not 0"),
         (("lenet5", "--calibration", "x.npz"), "lenet5: is quantised already; leave the calibration data out"),
     ],

@@ -61,6 +61,22 @@ def test_it_writes_the_program_then_the_image_then_starts_and_reads_the_output(p
     assert fake.written == [(CSR.BASE, BASE), (CSR.CONTROL, register_value(CSR.CONTROL, start=1))]
 
 
+def test_images_are_written_and_read_a_batch_at_a_time() -> None:
+    seed = 4
+    rng = np.random.default_rng(seed)
+    program = compile_network(load_network("lenet5"), PRESETS["tiny"], batch=3)
+    fake = Fake(program.config.digest)
+    driver = Driver(fake, program, base=BASE)
+    source, output = program.input, program.output
+    expected = rng.integers(-128, 128, (3, *output.shape), np.int8)
+    fake.write(BASE + output.address, b"".join(output.pack(image).tobytes() for image in expected))
+    images = rng.integers(-128, 128, (5, *source.shape), np.int8)
+    np.testing.assert_array_equal(driver.run_images(list(images)), expected[[0, 1, 2, 0, 1]], err_msg=f"seed {seed}")
+    written = fake.read(BASE + source.address, 3 * source.nbytes)
+    assert written == b"".join(source.pack(image).tobytes() for image in images[[3, 4, 4]]), f"seed {seed}"
+    assert fake.written == 2 * [(CSR.BASE, BASE), (CSR.CONTROL, register_value(CSR.CONTROL, start=1))]
+
+
 @pytest.mark.parametrize("base", [1, -4096, 0x1_0000_0000, 0xFFFF_F000])
 def test_a_base_must_be_aligned_and_leave_room(program: Program, base: int) -> None:
     with pytest.raises(DriverError, match=r"^lenet5: its memory must begin at a multiple of 4096 and end below 4 GiB, which"):

@@ -159,11 +159,12 @@ def test_any_bits_can_be_listed(opcode: Opcode) -> None:
 
 
 def program(**changes: Any) -> Program:
-    image = np.frombuffer(encode(BEGIN, Instruction(Opcode.LOAD, FREE | LOAD), END), np.uint8)
+    instructions = (BEGIN, Instruction(Opcode.LOAD, FREE | LOAD), END)
     binding = TensorBinding(name="t", shape=(1, 1, 1), address=0, channels_per_word=8, element_bytes=8)
     layers = (LayerInfo(name="first", op="Conv2D", macs=0, first_instruction=1, last_instruction=1, bytes_read=0, bytes_written=0),)
     fields: dict[str, Any] = {
-        "network": "net", "config": PRESETS["base"], "instructions": (BEGIN, END), "image": image, "memory_bytes": 4096,
+        "network": "net", "config": PRESETS["base"], "instructions": instructions, "memory_bytes": 4096,
+        "pack": lambda: np.frombuffer(encode(*instructions), np.uint8),
         "input": binding, "output": binding, "layers": layers,
     }  # fmt: skip
     return Program(**fields | changes)

@@ -9,11 +9,11 @@ import pytest
 
 from accel import perf
 from accel.compiler import compile_network
-from accel.config import PRESETS
+from accel.config import PRESETS, EngineConfig
 from accel.frontends import load_network
-from accel.isa import INSTRUCTION_BYTES, Opcode, UnitState
+from accel.isa import INSTRUCTION_BYTES, UNORDERED, Instruction, Opcode, Target, UnitState
 from accel.program import UNITS, Bytes, MemoryTiming
-from accel.testing import assert_time_is_known, random_image, random_network
+from accel.testing import ODD_CONFIGS, assert_time_is_known, random_image, random_network
 from rtl import accumulators, dispatch, execute, load, read_port, store, write_port
 from rtl.requantise import Requantiser
 from sim.backends import get_backend
@@ -58,6 +58,57 @@ def test_lenet_takes_the_cycles_of_the_engine(preset: str) -> None:
     image = random_image(np.random.default_rng(seed), network)
     for timing in (MemoryTiming(latency=1), MemoryTiming(), MemoryTiming(latency=75, interval=3)):
         assert_time_is_known(program, timing, backend.run(program, [image], timing=timing), f"seed {seed}")
+
+
+class Watched(list[int]):
+    """Cycles in which something happens, none of which may be past when it becomes known: what depends on it has gone by."""
+
+    def __init__(self, replay: perf._Replay, what: str) -> None:
+        super().__init__()
+        self._replay = replay
+        self._what = what
+
+    def append(self, cycle: int) -> None:
+        assert cycle >= self._replay.now, f"{self._what} {len(self)} of cycle {cycle} is known in cycle {self._replay.now}"
+        super().append(cycle)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every replay of this test check that nothing is known too late."""
+    begin = perf._Replay.run
+
+    def run(self: perf._Replay) -> perf.Estimate:
+        self.now = 0
+        self.dispatched = Watched(self, "dispatch")
+        for unit, name in zip(self.units, UNITS, strict=True):
+            unit.popped, unit.seen, unit.finished = (Watched(self, f"{name} {what}") for what in ("popped", "seen", "finished"))
+        return begin(self)
+
+    monkeypatch.setattr(perf._Replay, "run", run)
+
+
+@pytest.mark.usefixtures("watched")
+@pytest.mark.parametrize("config", [*PRESETS.values(), *ODD_CONFIGS], ids=lambda config: config.name)
+def test_nothing_is_known_too_late(config: EngineConfig) -> None:
+    for seed in range(6):
+        program = compile_network(random_network(np.random.default_rng(seed), 20_000, lanes=config.lanes), config)
+        for timing in (MemoryTiming(latency=1), MemoryTiming(latency=75, interval=3)):
+            assert perf.estimate(program, timing).cycles > 0, f"seed {seed}"
+
+
+@pytest.mark.usefixtures("watched")
+def test_credits_of_pooled_groups_come_back_while_a_load_has_the_port() -> None:
+    """One group of eight is written, and waits for the LOAD; the pool swallows the others, whose credits are used meanwhile."""
+    program = compile_network(random_network(np.random.default_rng(0), 20_000), PRESETS["base"])
+    free = {"after_load": UNORDERED, "after_execute": UNORDERED, "after_store": UNORDERED}
+    load = free | {"target": Target.ACTIVATIONS, "n_x": 8, "memory_stride_y": 8, "n_y": 50, "n_z": 1}
+    pooled = free | {"to_scratchpad": 1, "pool": 8, "groups": 1, "n_x": 12, "n_y": 1, "scratchpad": 1000}
+    units = (Instruction(Opcode.LOAD, load), Instruction(Opcode.STORE, pooled))
+    program = replace(program, instructions=(program.instructions[0], *units, program.instructions[-1]), layers=())
+    estimated = perf.estimate(program)
+    # the last group is issued long before the first of the twelve results is written
+    assert estimated.ended[2] < estimated.retired[1] < estimated.retired[2] < estimated.retired[1] + 2 * 12
 
 
 def test_an_estimate_needs_no_data() -> None:

@@ -137,6 +137,20 @@ def test_json_has_the_promised_keys() -> None:
     assert set(values["layers"][0]) == {"name", "op", "cycles", "macs", "utilisation", "bytes", "stalls"}
 
 
+def test_figures_are_an_images_share_of_its_batch() -> None:
+    program = replace(make_program([(1, 1, 10), (2, 2, 30)]), batch=4)
+    outputs = np.zeros((6, 1, 1, 4), np.int8)
+    report = make_report(make_result(outputs, [100, 100], [[0, 40, 90, 100]] * 2), outputs, program)
+    assert (report.batch, report.images, report.total_cycles, report.cycles_per_image) == (4, 6, 200, 25)
+    assert report.utilisation == 40 / (TINY.macs_per_cycle * 25)
+    assert [(layer.cycles, layer.macs, layer.bytes) for layer in report.layers] == [(10, 10, 3.75), (15, 30, 3.75)]
+    assert report.stalls["load"] == {"wait_load": 1, "wait_memory": 0.75}
+    assert report.notes == ("the last batch of 4 has 2 images and repeats one of them; it takes as long as the others",)
+    full = make_report(make_result(outputs[:4], [100], [[0, 40, 90, 100]]), outputs[:4], program)
+    assert (full.cycles_per_image, full.notes) == (25, ())
+    assert full.as_dict()["batch"] == 4
+
+
 def test_the_first_difference_is_named() -> None:
     expected = np.zeros((3, 2, 3, 4), np.int8)
     outputs = expected.copy()

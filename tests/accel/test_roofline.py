@@ -23,8 +23,8 @@ def move(config: str, *maps: int) -> Fraction:
     return Fraction(sum(maps), PRESETS[config].bus_bytes)
 
 
-def bounds_of(network: Network, config: str) -> dict[str, Fraction]:
-    program = compile_network(network, PRESETS[config])
+def bounds_of(network: Network, config: str, batch: int = 1) -> dict[str, Fraction]:
+    program = compile_network(network, PRESETS[config], batch=batch)
     return dict(zip((layer.name for layer in program.layers), roofline.layer_bounds(network, program), strict=True))
 
 
@@ -36,6 +36,17 @@ def test_lenet5(config: str) -> None:
         "fc1": move(config, 5 * 5 * 16 * 120, 5 * 5 * 16, 120),
         "fc2": move(config, 120 * 84, 120, 84),
         "fc3": move(config, 84 * 10, 84, 10),
+    }
+
+
+@pytest.mark.parametrize("config", ["base", "large"])
+def test_a_batch_reads_weights_once(config: str) -> None:
+    assert bounds_of(load_network("lenet5"), config, batch=16) == {
+        "conv1+conv1_pool": compute(16 * 117_600, config),
+        "conv2+conv2_pool": compute(16 * 240_000, config),
+        "fc1": max(move(config, 5 * 5 * 16 * 120, 16 * 5 * 5 * 16, 16 * 120), compute(16 * 48_000, config)),
+        "fc2": max(move(config, 120 * 84, 16 * 120, 16 * 84), compute(16 * 10_080, config)),
+        "fc3": move(config, 84 * 10, 16 * 84, 16 * 10),
     }
 
 

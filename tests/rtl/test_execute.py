@@ -121,7 +121,7 @@ def ref_times(config, executes):
         begin = loader
         if index >= 2:
             begin = max(begin, ends[index - 2] + 1)  # two instructions may be handed over at a time
-        filling = begin + 1
+        filling = begin  # the first row is given in the very cycle
         for n, (_, pixels) in enumerate(ref_execute(config, execute)):
             if n or index:
                 # the shadows are free when the pass before has taken them
@@ -284,9 +284,9 @@ def test_a_pass_takes_its_pixels_or_its_weights(bench, name, pixels, reduce):
     around = Around(config)
     around.run(bench, [execute])
     period = max(pixels + (REVISIT - 1 if reduce else 0), config.rows, REVISIT)
-    # begin, then ``rows`` cycles of weights, each a register before the port
-    first = 1 + config.rows + 1
-    assert around.starts[0] == 2
+    # ``rows`` cycles of weights from the very first on, each a register before the port
+    first = config.rows + 1
+    assert around.starts[0] == 1
     assert around.firsts == [first + n * period for n in range(4)]
     assert around.pixel_cycles == [first + n * period + p for n in range(4) for p in range(pixels)]
     check(around, [execute], f"{pixels} pixels")
@@ -464,5 +464,5 @@ def test_orders(bench, queue, state, loads):
 
     bench.run(block, host, background=[around.watch])
     assert around.states[held - 1] == state
-    assert around.firsts == [held + 1 if loads else held + 1 + config.rows + 1]
+    assert around.firsts == [held + 1 if loads else held + config.rows + 1]
     assert len(around.pixels) == 20

@@ -10,7 +10,7 @@ from accel.compiler import CompileError, compile_network
 from accel.config import PRESETS, EngineConfig
 from accel.emulator import Emulator
 from accel.graph import Concat, Conv2D, MaxPool, Network, Operator, Tensor, Window
-from accel.testing import ODD_CONFIGS, random_conv, random_image
+from accel.testing import MOST_LANES, ODD_CONFIGS, random_conv, random_image
 
 CONFIGS = [*PRESETS.values(), *ODD_CONFIGS]
 MAX_MACS = 20_000
@@ -73,14 +73,14 @@ def fire(seed: int) -> Network:
     """Both maps are computed for the join alone; what follows reads their border."""
     net = Builder(seed, 3)
     x = net.conv("squeeze", "input", 8)
-    joined = net.join("join", net.conv("small", x, 16), net.conv("large", x, 24, 3))
+    joined = net.join("join", net.conv("small", x, MOST_LANES), net.conv("large", x, 24, 3))
     return net.network(net.conv("last", joined, 5, 3))
 
 
 def everything(seed: int) -> Network:
     """The input, a map that is read twice, a joined map, the same map twice, and a last one of any channels."""
-    net = Builder(seed, 16)
-    x = net.conv("first", "input", 8, 3)
+    net = Builder(seed, MOST_LANES)
+    x = net.conv("first", "input", MOST_LANES, 3)
     inner = net.join("inner", net.pool("pool", x), "input")
     outer = net.join("outer", x, inner, x, net.conv("odd", x, 3))
     return net.network(net.conv("last", outer, 9, 3))
@@ -89,7 +89,7 @@ def everything(seed: int) -> Network:
 def at_the_end(seed: int) -> Network:
     """The joined map is the output, and one of its parts is read by another part."""
     net = Builder(seed, 4)
-    x = net.conv("first", "input", 8)
+    x = net.conv("first", "input", MOST_LANES)
     return net.network(net.join("join", x, net.conv("second", x, 7, 3)))
 
 
@@ -131,13 +131,15 @@ def test_other_maps_are_copied() -> None:
     assert copies == ["inner.1", "outer.0", "outer.1", "outer.2"]
 
 
-def test_a_part_that_begins_between_lanes_is_refused() -> None:
+@pytest.mark.parametrize(("channels", "preset", "fewer"), [(6, "base", "small"), (8, "large", "base")])
+def test_a_part_that_begins_between_lanes_is_refused(channels: int, preset: str, fewer: str) -> None:
     net = Builder(0, 3)
-    joined = net.join("join", net.conv("first", "input", 6), net.conv("second", "input", 8))
+    joined = net.join("join", net.conv("first", "input", channels), net.conv("second", "input", 8))
+    config = PRESETS[preset]
     with pytest.raises(CompileError) as caught:
-        compile_network(net.network(joined), PRESETS["base"])
+        compile_network(net.network(joined), config)
     assert str(caught.value) == (
-        "join: joins a map at channel 6, but base stores 4 channels at a time; "
-        "choose channels that are multiples of 4, or a configuration with fewer lanes"
+        f"join: joins a map at channel {channels}, but {preset} stores {config.lanes} channels at a time; "
+        f"choose channels that are multiples of {config.lanes}, or a configuration with fewer lanes"
     )
-    check(net.network(joined), PRESETS["small"], 0)
+    check(net.network(joined), PRESETS[fewer], 0)

@@ -21,15 +21,15 @@ CONFIGS = (*PRESETS.values(), *ODD_CONFIGS)
 
 
 def run_in_some_order(
-    program: Program, image: npt.NDArray[np.int8], seed: int, favourites: Sequence[int] | None
+    program: Program, images: npt.NDArray[np.int8], seed: int, favourites: Sequence[int] | None
 ) -> npt.NDArray[np.int8]:
-    """Run a program one instruction at a time, each time one whose waits are over: of the first unit in ``favourites``, or of any.
+    """Run a batch one instruction at a time, each time one whose waits are over: of the first unit in ``favourites``, or of any.
 
     Writes to memory stay unseen by LOADs until one with ``fence`` comes.
     """
     rng = np.random.default_rng(seed)
     machine = Machine(program.config, seed=seed)
-    seen = program.memory(image)
+    seen = program.memory(*images)
     written = seen.copy()
     before = []
     counts = [0, 0, 0]
@@ -56,7 +56,7 @@ def run_in_some_order(
         if not ready:
             assert position == end, "the program hangs"
             assert not any(queues), "the program hangs"
-            return program.result(written)
+            return np.stack([program.result(written, number) for number in range(program.batch)])
         unit = min(ready, key=favourites.index) if favourites else int(rng.choice(ready))
         instruction = program.instructions[queues[unit].pop(0)]
         match instruction.opcode:
@@ -75,15 +75,16 @@ ORDERS = (None, (0, 1, 2), (1, 0, 2), (0, 2, 1), (2, 1, 0))
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
-def test_any_order_gives_the_same(config: EngineConfig) -> None:
-    for seed in range(12):
+@pytest.mark.parametrize("batch", [1, 3])
+def test_any_order_gives_the_same(config: EngineConfig, batch: int) -> None:
+    for seed in range(12 // batch):
         rng = np.random.default_rng(seed)
-        network = random_network(rng, 100_000)
-        image = random_image(rng, network)
-        expected = golden.run(network, image[np.newaxis])[0]
-        program = compile_network(network, config)
+        network = random_network(rng, 100_000, lanes=config.lanes)
+        images = np.stack([random_image(rng, network) for _ in range(batch)])
+        expected = golden.run(network, images)
+        program = compile_network(network, config, batch=batch)
         for order in ORDERS:
-            assert np.array_equal(run_in_some_order(program, image, seed, order), expected), (
+            assert np.array_equal(run_in_some_order(program, images, seed, order), expected), (
                 f"seed {seed} on {config.name}, {order}"
             )
 
@@ -100,12 +101,12 @@ def test_every_wait_is_needed_somewhere(field: str) -> None:
 
     for seed in range(30):
         rng = np.random.default_rng(seed)
-        network = random_network(rng, 100_000)
-        image = random_image(rng, network)
+        network = random_network(rng, 100_000, lanes=config.lanes)
+        images = random_image(rng, network)[np.newaxis]
         program = compile_network(network, config)
         broken = replace(program, instructions=tuple(without(instruction) for instruction in program.instructions))
-        expected = golden.run(network, image[np.newaxis])[0]
-        if any(not np.array_equal(run_in_some_order(broken, image, seed, order), expected) for order in ORDERS):
+        expected = golden.run(network, images)
+        if any(not np.array_equal(run_in_some_order(broken, images, seed, order), expected) for order in ORDERS):
             return
     pytest.fail(f"no program of 30 needs {field}")
 
@@ -114,7 +115,7 @@ def test_every_wait_is_needed_somewhere(field: str) -> None:
 def test_units_never_share_an_accumulator_half(config: EngineConfig) -> None:
     """While a STORE may run, no EXECUTE that may run touches its half, and the other way round."""
     for seed in range(12):
-        program = compile_network(random_network(np.random.default_rng(seed), 100_000), config)
+        program = compile_network(random_network(np.random.default_rng(seed), 100_000, lanes=config.lanes), config)
         halves: dict[Opcode, list[int]] = {Opcode.EXECUTE: [], Opcode.STORE: []}
         # A unit keeps its order, so what one instruction waited for has also ended for those behind it.
         ended = {Opcode.EXECUTE: 0, Opcode.STORE: 0}

@@ -60,7 +60,7 @@ def test_random_networks_are_of_every_kind() -> None:
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
 def test_layers_share_out_the_program(config: EngineConfig) -> None:
     for seed in range(10):
-        network = random_network(np.random.default_rng(seed), MAX_MACS)
+        network = random_network(np.random.default_rng(seed), MAX_MACS, lanes=config.lanes)
         program = compile_network(network, config)
         assert program.layers[0].first_instruction == 0
         assert program.layers[-1].last_instruction == len(program.instructions) - 1
