@@ -22,7 +22,7 @@ from accel.config import PRESETS
 from accel.frontends import NETWORKS
 from accel.frontends.builtin import DATA
 
-COMMANDS = ("run", "estimate", "compare", "networks", "configs", "disassemble", "verilog")
+COMMANDS = ("run", "estimate", "infer", "compare", "networks", "configs", "disassemble", "verilog")
 PROMISED = {
     *("network", "config", "backend", "images", "mismatches", "predictions", "total_cycles", "cycles_per_image", "macs_per_image"),
     *("utilisation", "simulated_cycles_per_second", "layers"),

