@@ -18,8 +18,8 @@ __all__ = ["BAUD", "CLOCK", "MIN_BAUD", "NETWORK", "Board", "BoardError", "Line"
 
 #: What the board design runs unless it is told otherwise.
 NETWORK = "lenet5"
-#: The design's clock in Hz, and bits a second on its line.
-CLOCK = 75_000_000
+#: The design's clock in Hz, as it was routed for an LFE5U-25F of speed grade 6, and bits a second on its line.
+CLOCK = 50_000_000
 BAUD = 1_000_000
 MIN_BAUD = 1200
 

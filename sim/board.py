@@ -20,9 +20,6 @@ TOP = "systolith_board"
 #: Multipliers of an LFE5U-25F, and how many of them a requantiser's lane takes: 32 by 31 bits of 18 by 18.
 _MULTIPLIERS, _LANE_MULTIPLIERS = 28, 4
 
-#: Picoseconds of logic and estimated routes below which a path needs no more speed, for Yosys's mapper.
-_MAPPED_PERIOD = 11_000
-
 
 class BoardDesign(NamedTuple):
     """A design: ``verilog``, whose top module :data:`TOP` instantiates Lattice's pads and PLL; ``constraints``, its LPF file; and
@@ -74,7 +71,7 @@ def _synthesis(config: EngineConfig) -> tuple[str, ...]:
     """Return the commands of Yosys after the design was read.
 
     Accumulators become look-up tables, because block RAM is full; and the products for which there is no multiplier become Booth
-    multipliers, as many as must. Paths below the clock's period are mapped for area.
+    multipliers, as many as must.
     """
     elements = [(row, column) for row in range(config.rows) for column in range(config.columns)]
     without = elements[max(0, _MULTIPLIERS - _LANE_MULTIPLIERS * config.lanes) :]
@@ -86,6 +83,5 @@ def _synthesis(config: EngineConfig) -> tuple[str, ...]:
         "opt_clean",
         "wreduce *_array_pe_*",
         *booth,
-        f"scratchpad -set abc9.D {_MAPPED_PERIOD}",
         f"synth_ecp5 -nowidelut -top {TOP}",
     )
