@@ -704,6 +704,69 @@ def fpga(
         _emit_rich(lambda console: show_build(console, build))
 
 
+@cli.command()
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@click.option("--port", required=True, metavar="PORT", help="Serial port of the board, such as /dev/ttyUSB0 or COM3.")
+@click.option(
+    "--baud", type=click.IntRange(min=1), metavar="N", help="Bits a second, as the design was made for.  [default: 1000000]"
+)
+@click.option("--network", default="lenet5", show_default=True, metavar="NETWORK", help="Network on the board.")
+@click.option("--config", default="board", show_default=True, metavar="NAME|FILE.toml", help="Configuration of the board's engine.")
+@_calibration
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds to wait for an answer.",
+)
+@_as_json
+def infer(
+    images: tuple[str, ...],
+    port: str,
+    baud: int | None,
+    network: str,
+    config: str,
+    calibration: str | None,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Have a board classify IMAGEs (.png, .npy, .npz), and tell in how many clock cycles it did.
+
+    The board holds the network; docs/board.md tells how it gets there.
+
+    \b
+    Example:
+      systolith infer --port /dev/ttyUSB0 digit.png
+    """
+    engine = load_config(config)
+
+    from accel import board
+    from accel.compiler import compile_network
+    from accel.driver import Driver
+    from accel.frontends import load_network
+    from accel.images import load_images
+
+    loaded = load_network(network, calibration=calibration)
+    program = compile_network(loaded, engine)
+    chosen = [(name, image) for name in images for image in load_images(name, loaded)]
+    results = []
+    with board.open_port(port, baud=baud or board.BAUD, timeout=timeout) as line:
+        there = board.Board(line, name=port)
+        there.require(program)
+        driver = Driver(there, program, base=0, loaded=True)
+        for name, image in chosen:
+            output = driver.run(image, timeout=timeout)
+            results.append(
+                {"image": name, "class": int(output.argmax()), "cycles": driver.cycles, "output": output.flatten().tolist()}
+            )
+            if not as_json:
+                _emit(f"{name}: {results[-1]['class']}  ({results[-1]['cycles']:,} cycles)\n")
+    if as_json:
+        _emit_json({"network": loaded.name, "config": engine.name, "port": port, "results": results})
+
+
 def _verilog(config: EngineConfig, bus: str) -> tuple[str, Sequence[tuple[str, str, int]]]:
     """Return the core's Verilog, and its ports: name, direction, width."""
     from sim.verilator import product_verilog

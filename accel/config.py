@@ -19,7 +19,7 @@ from typing import Any
 from accel.errors import SystolithError
 from accel.isa import WINDOW_LINES, WINDOW_TAPS
 
-__all__ = ["PRESETS", "ConfigError", "EngineConfig", "load_config", "power_of_two_at_least"]
+__all__ = ["DESIGNS", "PRESETS", "ConfigError", "EngineConfig", "load_config", "power_of_two_at_least"]
 
 #: Instructions that each of the three unit queues holds: how far the dispatcher runs ahead of the slowest unit.
 QUEUE_DEPTH = 8
@@ -245,17 +245,38 @@ PRESETS: dict[str, EngineConfig] = {
     ),
 }
 
+#: Named configurations of whole designs, whose only memory is on the chip (docs/board.md).
+DESIGNS: dict[str, EngineConfig] = {
+    # What an LFE5U-25F has: 56 block RAMs, of which LeNet-5 takes 42, so scratchpad and weights have 14, one for a bank, and
+    # accumulators, parameters and queues are look-up tables; 28 multipliers, 4 of them for a lane. Six rows because the second
+    # layer has six channels to read; with eight, look-up tables run out.
+    "board": replace(
+        _BASE,
+        name="board",
+        rows=6,
+        lanes=1,
+        scratchpad_words=2048,
+        weight_words=2048,
+        accumulator_words=32,
+        parameter_channels=32,
+        window_pixels=0,
+        tables=False,
+        elementwise=False,
+    ),
+}
+
 
 def load_config(name_or_path: str) -> EngineConfig:
-    """Return the preset called ``name_or_path``, or the configuration in that TOML file.
+    """Return the preset or design called ``name_or_path``, or the configuration in that TOML file.
 
     Raises :class:`ConfigError` in one sentence when it is neither or holds a bad value.
     """
-    if name_or_path in PRESETS:
-        return PRESETS[name_or_path]
+    named = PRESETS | DESIGNS
+    if name_or_path in named:
+        return named[name_or_path]
     path = Path(name_or_path)
     if path.suffix != ".toml":
-        raise ConfigError(f"no configuration is called {name_or_path!r}; use one of {', '.join(PRESETS)}, or a .toml file")
+        raise ConfigError(f"no configuration is called {name_or_path!r}; use one of {', '.join(named)}, or a .toml file")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

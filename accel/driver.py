@@ -59,14 +59,14 @@ class Driver:
     transport
         What leads to it.
     program
-        What it shall run. Written to memory here, once for all runs.
+        What it shall run. Written to memory here, once for all runs, unless ``loaded`` says that it is there.
     base
         Byte address, as the engine sees it, of ``program.memory_bytes`` bytes of memory: a multiple of ``BASE_ALIGNMENT``.
 
     Raises :class:`DriverError` when the base is no such multiple, or the engine was built for other programs.
     """
 
-    def __init__(self, transport: Transport, program: Program, *, base: int) -> None:
+    def __init__(self, transport: Transport, program: Program, *, base: int, loaded: bool = False) -> None:
         self._transport = transport
         self._program = program
         self._base = base
@@ -87,7 +87,8 @@ class Driver:
                 f"{program.network}: the engine has the configuration of digest {digest:016x}, the program needs "
                 f"{program.config.name} ({program.config.digest:016x}); compile it for the engine's"
             )
-        transport.write(base, program.image.tobytes())
+        if not loaded:
+            transport.write(base, program.image.tobytes())
 
     @property
     def cycles(self) -> int:

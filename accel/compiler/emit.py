@@ -27,12 +27,12 @@ from accel.isa import (
     fields_of,
 )
 
-__all__ = ["MAP_ALIGNMENT", "MEMORY_LIMIT", "Emitter", "Loop", "align"]
+__all__ = ["MEMORY_LIMIT", "Emitter", "Loop", "align", "map_alignment"]
 
 #: Boundary on which the data of a LOAD begins, so that its bursts are long.
 _DATA_ALIGNMENT = 64
-#: Boundary on which maps begin.
-MAP_ALIGNMENT = 4096
+#: Beats of the longest burst; bursts do not cross a multiple of it.
+_BURST_BEATS = 64
 #: Bytes that addresses reach.
 MEMORY_LIMIT = 1 << 32
 _MASK = 0xFFFF
@@ -49,6 +49,11 @@ _LOAD_LIMITS = {field.name: field.maximum for field in fields_of(Opcode.LOAD)}
 def align(value: int, alignment: int) -> int:
     """Return the first multiple of ``alignment`` that is not below ``value``."""
     return -(-value // alignment) * alignment
+
+
+def map_alignment(config: EngineConfig) -> int:
+    """Return the boundary on which maps begin: where a burst would end anyway."""
+    return _BURST_BEATS * config.bus_bytes
 
 
 @dataclass(frozen=True)
@@ -401,7 +406,7 @@ class Emitter:
         """
         self._instructions.append((Opcode.END, {}, ""))
         data_base = align(len(self._instructions) * INSTRUCTION_BYTES, _DATA_ALIGNMENT)
-        map_base = align(data_base + self._data_bytes, MAP_ALIGNMENT)
+        map_base = align(data_base + self._data_bytes, map_alignment(self.config))
         total = map_base + self.map_bytes
         if total > MEMORY_LIMIT:
             raise CompileError(f"{name}: the program and its maps take {total} bytes, but addresses reach {MEMORY_LIMIT} bytes")

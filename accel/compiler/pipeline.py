@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from accel.compiler.emit import MAP_ALIGNMENT, MEMORY_LIMIT, Emitter, align
+from accel.compiler.emit import MEMORY_LIMIT, Emitter, align, map_alignment
 from accel.compiler.errors import CompileError
 from accel.compiler.frames import MemoryMap
 from accel.compiler.fuse import fuse, windowed
@@ -91,7 +91,7 @@ def _allocate_maps(
                 found = MemoryMap.planar(total, shape, planes, config.word_bytes)
         else:
             continue
-        total = align(total + batch * found.image_bytes, MAP_ALIGNMENT)
+        total = align(total + batch * found.image_bytes, map_alignment(config))
         maps[name] = found
     if batch > 1 and total > MEMORY_LIMIT:
         raise CompileError(

@@ -23,7 +23,7 @@ from accel.frontends import NETWORKS
 from accel.frontends.builtin import DATA
 from sim import backends, export
 
-COMMANDS = ("run", "estimate", "compare", "networks", "configs", "disassemble", "verilog")
+COMMANDS = ("run", "estimate", "infer", "compare", "networks", "configs", "disassemble", "verilog", "fpga")
 PROMISED = {
     *("network", "config", "backend", "images", "mismatches", "predictions", "total_cycles", "cycles_per_image", "macs_per_image"),
     *("utilisation", "simulated_cycles_per_second", "layers"),
