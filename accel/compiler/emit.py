@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
@@ -40,6 +41,9 @@ _MASK = 0xFFFF
 #: Of the scratchpad's write port, FILLs leave one cycle in so many to the output stage, as a power of two: they are short, but a
 #: stage that is still storing should not wait for them.
 _FILL_SHARE_LOG2 = 2
+
+#: The fields of an EXECUTE's loops.
+_EXECUTE_LOOPS = {name: (f"n_{name}", f"stride_{name}") for name in ("block", "ky", "kx", "py", "px", "wy", "wx")}
 
 #: Loops of a LOAD.
 _LOAD_LOOPS = 3
@@ -279,7 +283,7 @@ class Emitter:
         if target is Target.FILL:
             values["element_log2"] = 0
         else:
-            self.bytes_read += element_bytes * int(np.prod([loop.count for loop in loops]))
+            self.bytes_read += element_bytes * math.prod(loop.count for loop in loops)
         self._emit(Opcode.LOAD, values, section, reads or [], writes)
 
     def execute(
@@ -341,8 +345,9 @@ class Emitter:
         first = values["activations"]
         end = first + 1
         for name, loop in loops.items():
-            values[f"n_{name}"] = loop.count
-            values[f"stride_{name}"] = loop.stride & _MASK
+            count, stride = _EXECUTE_LOOPS[name]
+            values[count] = loop.count
+            values[stride] = loop.stride & _MASK
             end += (loop.count - 1) * loop.stride
         half = values["accumulators"] // self.config.accumulator_words
         reads = [Access(Space.SCRATCHPAD, first, end), Access(Space.WEIGHTS, weights[0], weights[0] + weights[1])]

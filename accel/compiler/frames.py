@@ -11,6 +11,7 @@ The right border of a line and the left border of the next are the same words.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from accel.compiler.stages import plane_count
 from accel.config import EngineConfig
@@ -68,12 +69,12 @@ class Frame:
         """Words of one line, both borders included."""
         return self.area.right - self.area.left
 
-    @property
+    @cached_property
     def pitch(self) -> int:
         """Words from one line to the next."""
         return self.line_words - min(max(0, -self.area.left), max(0, self.area.right - self.width))
 
-    @property
+    @cached_property
     def row_words(self) -> int:
         """Words from one row to the next."""
         return self.planes * self.pitch
@@ -83,12 +84,12 @@ class Frame:
         """Words taken."""
         return self.area.images * self.image_words
 
-    @property
+    @cached_property
     def image_words(self) -> int:
         """Words from one image to the next, and of one."""
         return (self.area.bottom - self.area.top) * self.row_words + self.line_words - self.pitch
 
-    @property
+    @cached_property
     def inner(self) -> Rectangle:
         """The part that lies inside the map (perhaps empty)."""
         area = self.area

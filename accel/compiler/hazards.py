@@ -7,7 +7,7 @@ latest conflicting instruction of each unit counts.
 from __future__ import annotations
 
 import enum
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -15,11 +15,11 @@ from accel.isa import UNORDERED, Opcode
 
 __all__ = ["Access", "HazardTracker", "Space"]
 
-_UNITS = (Opcode.LOAD, Opcode.EXECUTE, Opcode.STORE)
+_UNITS = {Opcode.LOAD: 0, Opcode.EXECUTE: 1, Opcode.STORE: 2}
 _FIELDS = ("after_load", "after_execute", "after_store")
 
 
-class Space(enum.Enum):
+class Space(enum.IntEnum):
     """An address space in which instructions can conflict."""
 
     SCRATCHPAD = enum.auto()
@@ -64,35 +64,35 @@ class _Intervals:
             self._marks.insert(index, self._marks[index - 1])
         return index
 
-    def latest(self, first: int, last: int, *, write: bool) -> tuple[int, int, int]:
-        """Return the latest instruction of each unit that an access conflicts with."""
-        low = bisect_right(self._starts, first) - 1
-        high = bisect_left(self._starts, last)
-        found = self._marks[low:high]
-        if len(found) == 1:
-            only = found[0]
-            return (max(only[0], only[3]), max(only[1], only[4]), max(only[2], only[5])) if write else only[:3]
-        if write:
-            return (
-                max(max(m[0], m[3]) for m in found),
-                max(max(m[1], m[4]) for m in found),
-                max(max(m[2], m[5]) for m in found),
-            )
-        return max(m[0] for m in found), max(m[1] for m in found), max(m[2] for m in found)
-
-    def mark(self, first: int, last: int, unit: int, number: int, *, write: bool) -> None:
-        """Record an access. Whatever a write conflicted with has ended before it, so it alone is remembered."""
-        low = self._split(first)
-        high = self._split(last)
-        if write:
-            fresh = list(_NONE)
-            fresh[unit] = number
-            self._starts[low:high] = [first]
-            self._marks[low:high] = [(fresh[0], fresh[1], fresh[2], 0, 0, 0)]
-            return
+    def read(self, first: int, last: int, unit: int, number: int) -> tuple[int, int, int]:
+        """Record that instruction ``number`` of a unit reads; return the latest instruction of each unit that wrote there."""
+        low, high = self._split(first), self._split(last)
+        x = y = z = 0
+        marks = self._marks
         for index in range(low, high):
-            a, b, c, d, e, f = self._marks[index]
-            self._marks[index] = (a, b, c, *((number, e, f), (d, number, f), (d, e, number))[unit])
+            a, b, c, d, e, f = marks[index]
+            x, y, z = a if a > x else x, b if b > y else y, c if c > z else z
+            if unit == 0:
+                d = number
+            elif unit == 1:
+                e = number
+            else:
+                f = number
+            marks[index] = (a, b, c, d, e, f)
+        return x, y, z
+
+    def write(self, first: int, last: int, unit: int, number: int) -> tuple[int, int, int]:
+        """Record that instruction ``number`` of a unit writes; return the latest instruction of each unit that was there.
+
+        Whatever the write conflicts with has ended before it, so it alone is remembered.
+        """
+        low, high = self._split(first), self._split(last)
+        x = y = z = 0
+        for a, b, c, d, e, f in self._marks[low:high]:
+            x, y, z = max(x, a, d), max(y, b, e), max(z, c, f)
+        self._starts[low:high] = [first]
+        self._marks[low:high] = [(number if unit == 0 else 0, number if unit == 1 else 0, number if unit == 2 else 0, 0, 0, 0)]
+        return x, y, z
 
 
 class HazardTracker:
@@ -100,27 +100,30 @@ class HazardTracker:
 
     def __init__(self) -> None:
         self._spaces = {space: _Intervals() for space in Space}
-        self._memory = self._spaces[Space.MEMORY]
         self._counts = [0, 0, 0]
         self._acknowledged = 0
 
     def order(self, opcode: Opcode, reads: Iterable[Access], writes: Iterable[Access]) -> dict[str, int]:
-        """Return the ordering fields of the next instruction and remember what it touches.
+        """Return the ordering fields of the next instruction and remember what it touches: one range at most of each space.
 
         A LOAD of memory that a STORE wrote also gets ``fence``, unless an earlier fence already waited for that STORE.
         """
-        unit = _UNITS.index(opcode)
+        unit = _UNITS[opcode]
+        own = self._counts[unit] + 1
         latest = _NOTHING
         fence = False
-        touched = [(self._spaces[space], first, last, False) for space, first, last in reads if first < last]
-        touched += [(self._spaces[space], first, last, True) for space, first, last in writes if first < last]
-        for intervals, first, last, write in touched:
-            found = intervals.latest(first, last, write=write)
-            if intervals is self._memory and not write:
+        for space, first, last in reads:
+            if first >= last:
+                continue
+            found = self._spaces[space].read(first, last, unit, own)
+            if space is Space.MEMORY:
                 if found[2] <= self._acknowledged:
                     continue
                 fence = True
             if found != _NOTHING:
+                latest = max(latest[0], found[0]), max(latest[1], found[1]), max(latest[2], found[2])
+        for space, first, last in writes:
+            if first < last and (found := self._spaces[space].write(first, last, unit, own)) != _NOTHING:
                 latest = max(latest[0], found[0]), max(latest[1], found[1]), max(latest[2], found[2])
         values = {}
         for index, (field, count, number) in enumerate(zip(_FIELDS, self._counts, latest, strict=True)):
@@ -129,7 +132,5 @@ class HazardTracker:
         if fence:
             values["fence"] = 1
             self._acknowledged = max(self._acknowledged, latest[2])
-        self._counts[unit] += 1
-        for intervals, first, last, write in touched:
-            intervals.mark(first, last, unit, self._counts[unit], write=write)
+        self._counts[unit] = own
         return values

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from accel.compiler.cost import fits_weight_memory, reduces, smallest_pass, store_share, tile_work, weight_limit, weight_words
@@ -20,7 +20,7 @@ from accel.compiler.plan import Choice, Plan
 from accel.compiler.residency import Placement
 from accel.compiler.rings import Ring
 from accel.compiler.stages import MAX_WINDOW, Bytes, Int8Array, Region, Stage, Unit, spans, storage_period
-from accel.compiler.timeline import Timeline
+from accel.compiler.timeline import TileWork, Timeline
 from accel.compiler.weights import Box, pack_weights, packed_words, unit_weights, window_weights
 from accel.config import EngineConfig
 from accel.isa import Opcode, Operation, Source, Target, fields_of
@@ -53,13 +53,16 @@ def lower(
         _StageLowering(index, stage, contenders, choices.get(index, Choice()), stages, placement, maps, emitter, state)
         for index, (stage, contenders) in enumerate(zip(stages, plans, strict=True))
     ]
+    for lowering, following in itertools.pairwise(lowerings):
+        lowering.following = following
+    lowerings[0].settle()
     ranges = []
-    for index, lowering in enumerate(lowerings):
+    for lowering in lowerings:
         before = (emitter.count, emitter.bytes_read, emitter.bytes_written)
-        following = lowerings[index + 1] if index + 1 < len(lowerings) else None
-        lowering.run(following)
+        lowering.run()
         # what is loaded ahead belongs to the stage that needs it
-        read = emitter.bytes_read - before[1] + lowering.bytes_ahead - (following.bytes_ahead if following is not None else 0)
+        ahead = 0 if lowering.following is None else lowering.following.bytes_ahead
+        read = emitter.bytes_read - before[1] + lowering.bytes_ahead - ahead
         ranges.append((before[0], emitter.count - before[0], read, emitter.bytes_written - before[2]))
     return ranges
 
@@ -128,6 +131,7 @@ class _StageLowering:
         self.state = state
         self.config: EngineConfig = emitter.config
         self.frames = [placement.resident(name, index) for name in stage.inputs]
+        self.loaded = sum(frame is None for frame in self.frames)
         self.output_frame = placement.frames.get(stage.output)
         self.output_map = maps.get(stage.output)
         self.views: Ring[list[_View]] = Ring(*placement.gaps[index])
@@ -135,7 +139,10 @@ class _StageLowering:
         self.parameter_chunks = _parameter_chunks(stage, self.config)
         self.packed: dict[int, Int8Array] = {}
         self.needed: dict[tuple[int, int, int, Box], bool] = {}
-        self.heights: dict[tuple[Plan, int, int, int], tuple[int, ...]] = {}
+        self.heights: dict[Hashable, tuple[int, ...]] = {}
+        self.works: dict[tuple[int, int, int, int], TileWork] = {}
+        #: Whether the first unit is computed before the last of its input is there.
+        self.steps = stage.shape[:2] == (1, 1) and not self.loaded and stage.operation is Operation.ARRAY
         self.following: _StageLowering | None = None
         self.bytes_ahead = 0
         self.border_due: int | None = None
@@ -149,11 +156,13 @@ class _StageLowering:
                 None,
             )
 
-    def run(self, following: _StageLowering | None) -> None:
-        """Emit the stage, and the LOADs of weights of the one that follows it."""
-        self.following = following
+    def settle(self) -> None:
+        """Choose the plan; everything before this stage has been emitted."""
         if len(self.plans) > 1:
             self.plan = min(self.plans, key=self._trial)
+
+    def run(self) -> None:
+        """Emit the stage, and the LOADs of weights of the one that follows it."""
         # the first weights are few, and have to move into the array before it can begin
         for request in itertools.islice(self._weight_requests(self.stage.units[0], next(self._chunks(self.stage.units))), 1):
             request()
@@ -186,11 +195,11 @@ class _StageLowering:
         """Return when the array would be through with the stage and, cut in the simplest way, the next one under a plan."""
         before, self.plan = self.state.timeline, plan
         outlook = 0.0
-        for _, band, _, first, last in self._bands():
+        for _, band, units, first, last in self._bands():
             for part, begins, ends in self._parts(band):
-                heights = self._heights(part, first=first and begins, last=last and ends)
-                outlook = self._outlook(part, heights, last=last and ends)
-                self.state.timeline = self._after(self.state.timeline, part, heights)
+                heights = self._heights(part, units, loads=True, first=first and begins, last=last and ends)
+                outlook = self._outlook(part, units, heights, loads=True, last=last and ends)
+                self.state.timeline = self._after(self.state.timeline, part, units, heights, loads=True)
         self.state.timeline = before
         return outlook
 
@@ -233,13 +242,16 @@ class _StageLowering:
             if self.stage.operation is Operation.WINDOW:
                 yield functools.partial(self._window_weights, unit, part)
                 continue
-            for piece in self._pieces(((unit.first_plane, unit.last_plane), box[1], box[2]), unit):
-                yield functools.partial(self._weights, unit, part, piece)
+            planes = max(box[0][0], unit.first_plane), min(box[0][1], unit.last_plane)
+            if planes[0] < planes[1]:
+                for piece in self._pieces((planes, box[1], box[2]), unit):
+                    yield functools.partial(self._weights, unit, part, piece)
 
     def _look_ahead(self) -> None:
         """Prepare the stage that follows: the border of its output, and weights as far as this one leaves room for them."""
         if self.following is None:
             return
+        self.following.settle()
         before = self.emitter.bytes_read
         self.following.fill_output_border(0, self.following.stage.images if self.following.stage.is_stacked else 1)
         if fits_weight_memory(self.stage, self.config):
@@ -255,10 +267,10 @@ class _StageLowering:
             order = [
                 (group, tile)
                 for i, group in enumerate(groups)
-                for tile in self._tiles(band, first=first and i == 0, last=last and i == len(groups) - 1)
+                for tile in self._tiles(band, group, loads=i == 0, first=first and i == 0, last=last and i == len(groups) - 1)
             ]
         else:
-            order = [(group, tile) for tile in self._tiles(band, first=first, last=last) for group in groups]
+            order = [(group, tile) for tile in self._tiles(band, units, loads=True, first=first, last=last) for group in groups]
         for group, tile in order:
             self._tile(region, band, units, group, tile)
 
@@ -272,12 +284,12 @@ class _StageLowering:
             part = replace(band, first_image=image, last_image=image + 1)
             yield part, image == band.first_image, image == band.last_image - 1
 
-    def _tiles(self, band: _Tile, *, first: bool, last: bool) -> list[_Tile]:
-        """Cut a band into tiles."""
+    def _tiles(self, band: _Tile, units: tuple[Unit, ...], *, loads: bool, first: bool, last: bool) -> list[_Tile]:
+        """Cut a band into tiles for some units, which are the first to read its input if they ``loads``."""
         tiles = []
         for part, begins, ends in self._parts(band):
-            heights = self._heights(part, first=first and begins, last=last and ends)
-            self.state.timeline = self._after(self.state.timeline, part, heights)
+            heights = self._heights(part, units, loads=loads, first=first and begins, last=last and ends)
+            self.state.timeline = self._after(self.state.timeline, part, units, heights, loads=loads)
             line = 0
             for lines in heights:
                 tiles += [
@@ -299,47 +311,52 @@ class _StageLowering:
 
     def _reads(self, part: _Tile, first: int, last: int) -> tuple[int, int]:
         """Return the lines of the input that lines ``[first, last)`` of a part read, border included."""
-        cut = self._cut_lines(part, first, last)
-        low, high = self.stage.reach(0, cut.top, cut.bottom)
-        height = self.stage.input_shape[0]
-        return cut.first_image * height + low, (cut.last_image - 1) * height + high
+        stage, height = self.stage, self.stage.input_shape[0]
+        if stage.is_stacked:
+            low, high = stage.reach(0, part.top, part.bottom)
+            return (part.first_image + first) * height + low, (part.first_image + last - 1) * height + high
+        low, high = stage.reach(0, part.top + first, part.top + last)
+        return part.first_image * height + low, (part.last_image - 1) * height + high
 
-    def _heights(self, band: _Tile, *, first: bool, last: bool) -> tuple[int, ...]:
+    def _heights(self, band: _Tile, units: tuple[Unit, ...], *, loads: bool, first: bool, last: bool) -> tuple[int, ...]:
         """Return the lines of each tile of a part.
 
         The first tiles of a stage are small where their input is still being loaded or computed; the last ones are small where the
         next stage waits for them. What is best, the timeline says.
         """
         stage, most = self.stage, self.plan.tile_rows
+        # what is best for one band in the middle of an image is good for all of them
+        key = (self.plan, len(units), band.lines, band.columns, band.first_image, loads, first, last)
+        if key in self.heights:
+            return self.heights[key]
         width = min(band.columns, self.plan.tile_columns) * stage.pool_words
         least = min(most, -(-max(smallest_pass(self.config), 16) // width))
-        loads = any(frame is None for frame in self.frames)
-        fronts = [0, 2] if loads else [0]
+        waits = loads and self.loaded > 0
+        fronts = [0, 2] if waits else [0]
         backs = [0, 4, 1 << 16] if last else [0]
         if self.choice.taper is not None:
             front, back, scale = self.choice.taper
-            return tuple(_tapered(band.lines, most, min(most, scale * least), front if loads else 0, back if last else 0))
-        ends = loads or last
-        tallest = {-(-most // parts) for parts in ((1, 2, 4) if loads else (1, 2) if last else (1,))}
+            return tuple(_tapered(band.lines, most, min(most, scale * least), front if waits else 0, back if last else 0))
+        ends = waits or last
+        tallest = {-(-most // parts) for parts in ((1, 2, 4) if waits else (1, 2) if last else (1,))}
         candidates = {
             tuple(_tapered(band.lines, most, min(most, scale * least), front, back))
             for most, front, back, scale in itertools.product(tallest, fronts, backs, (1, 4) if ends else (1,))
         }
-        if first and not loads:
+        if first and not self.loaded:
             ready = max((self._ready_lines(bottom) for bottom in self._finished_lines()), default=0) - self._first_line(band)
             candidates |= {(ready, heights[0] - ready, *heights[1:]) for heights in candidates if 0 < ready < heights[0]}
-        if len(candidates) == 1:
-            return candidates.pop()
-        # what is best for one band in the middle of an image is good for all of them
-        key = (self.plan, band.lines, band.columns, band.first_image)
-        if first or last or key not in self.heights:
-            self.heights[key] = min(sorted(candidates), key=lambda heights: self._outlook(band, heights, last=last))
-        return self.heights[key]
+        if len(candidates) > 1:
+            best = min(sorted(candidates), key=lambda heights: self._outlook(band, units, heights, loads=loads, last=last))
+        else:
+            best = candidates.pop()
+        self.heights[key] = best
+        return best
 
     def _finished_lines(self) -> list[int]:
         """Return the lines ``[0, bottom)`` of the input that are finished before its last tile is."""
         rows = self.state.timeline.rows
-        return [bottom for name in self.stage.inputs if name in rows for bottom, _ in rows[name][:-1]]
+        return [bottom for name in self.stage.inputs if name in rows for bottom in rows[name][0][:-1]]
 
     def _ready_lines(self, finished: int) -> int:
         """Return the lines of output that need no more than the first ``finished`` lines of input."""
@@ -352,9 +369,9 @@ class _StageLowering:
             ready -= 1
         return image * height + ready
 
-    def _outlook(self, band: _Tile, heights: Sequence[int], *, last: bool) -> float:
+    def _outlook(self, band: _Tile, units: tuple[Unit, ...], heights: Sequence[int], *, loads: bool, last: bool) -> float:
         """Return when the array is through with this band and, if it is the last, with the next stage, cut in the simplest way."""
-        timeline = self._after(self.state.timeline, band, heights)
+        timeline = self._after(self.state.timeline, band, units, heights, loads=loads)
         following = self.following
         if not last or following is None or self.stage.output not in following.stage.inputs:
             return timeline.halves[1] if last and following is None else timeline.execute
@@ -367,43 +384,52 @@ class _StageLowering:
         cuts = [0, *(b for _, b in spans(0, ready, most))] if ready else [0]
         cuts += [b for _, b in spans(ready, rows, most)] if ready < rows else []
         whole = _Tile(0, following.stage.shape[0], 0, following.stage.shape[1], 0, following.stage.images)
-        return following._after(timeline, whole, [b - a for a, b in itertools.pairwise(cuts)]).execute
+        lines = [b - a for a, b in itertools.pairwise(cuts)]
+        return following._after(timeline, whole, following.stage.units, lines, loads=True).execute
 
-    def _after(self, timeline: Timeline, band: _Tile, heights: Sequence[int]) -> Timeline:
-        """Return a timeline after tiles of so many lines of a part."""
-        stage, config = self.stage, self.config
-        jobs = len(stage.units) * -(-band.columns // self.plan.tile_columns)
-        per_row = self._load_cycles_per_row(band)
-        low, end = self._reads(band, 0, band.lines)
+    def _after(self, timeline: Timeline, band: _Tile, units: tuple[Unit, ...], heights: Sequence[int], *, loads: bool) -> Timeline:
+        """Return a timeline after tiles of so many lines of a part, for some units."""
+        stage = self.stage
+        per_row = self._load_cycles_per_row(band, units) if loads and self.loaded else 0.0
         finished = band.last_image * stage.input_shape[0]
         begin = timeline.load
+        low, end = self._reads(band, 0, band.lines)
         if per_row:
             begin = max(begin, *(timeline.finished(name, min(end, finished)) for name in stage.inputs))
+        # a map is finished line by line, so neither with the left part of its lines nor with some of its channels
+        finishes = band.right == stage.shape[1] and units[-1] is stage.units[-1]
+        start = self._first_line(band)
         tiles = []
         line = 0
         for lines in heights:
             high = min(self._reads(band, line, line + lines)[1], finished)
-            available = begin + (high - low) * per_row
-            if not per_row:
-                available = max(timeline.finished(name, high - self._in_steps()) for name in stage.inputs)
+            if per_row:
+                available = begin + (high - low) * per_row
+            else:
+                available = max(timeline.finished(name, high - self.steps) for name in stage.inputs)
             line += lines
-            work = tile_work(stage, config, lines, band.columns, jobs, to_scratchpad=self.output_frame is not None)
-            # a map is finished line by line, so not with the left part of its lines
-            tiles.append((self._first_line(band) + line if band.right == stage.shape[1] else 0, work, available))
+            tiles.append((start + line if finishes else 0, self._work(lines, band.columns, len(units)), available))
         loaded = begin + (end - low) * per_row
         share = 1 << self.share
-        after = timeline.after(stage.output, tiles, lambda time: share if time < loaded else 1.0)
-        return replace(after, load=max(timeline.load, loaded))
+        return timeline.after(stage.output, tiles, share=share, loaded=loaded)
 
-    def _load_cycles_per_row(self, band: _Tile) -> float:
-        """Return the cycles that the input of one row of the map takes to be loaded; 0 if it is on chip."""
-        stage, loads = self.stage, sum(frame is None for frame in self.frames)
-        if not loads:
-            return 0.0
+    def _work(self, lines: int, columns: int, units: int) -> TileWork:
+        """Return the work of a tile for some units."""
+        key = (lines, columns, units, self.plan.tile_columns)
+        if key not in self.works:
+            across = -(-columns // self.plan.tile_columns)
+            jobs = len(self.stage.units) * across
+            work = tile_work(self.stage, self.config, lines, columns, jobs, to_scratchpad=self.output_frame is not None)
+            self.works[key] = work._replace(jobs=units * across)
+        return self.works[key]
+
+    def _load_cycles_per_row(self, band: _Tile, units: tuple[Unit, ...]) -> float:
+        """Return the cycles that the input of one row of the map, for some units, takes to be loaded."""
+        stage = self.stage
         left, right = stage.reach(1, band.left, band.right)
-        planes = stage.units[-1].last_plane - stage.units[0].first_plane
+        planes = units[-1].last_plane - units[0].first_plane
         element = max(1 << self.maps[name].element_log2 for name in stage.inputs if name in self.maps)
-        words = loads * (right - left) * planes * max(1.0, element / self.config.bus_bytes)
+        words = self.loaded * (right - left) * planes * max(1.0, element / self.config.bus_bytes)
         return words / (1 - 2.0**-self.share) if self.share else words
 
     def _tile(self, region: Region, band: _Tile, units: tuple[Unit, ...], group: tuple[Unit, ...], tile: _Tile) -> None:
@@ -439,7 +465,7 @@ class _StageLowering:
 
     def _sources(self, band: _Tile, chunk: Box, tile: _Tile) -> list[Frame]:
         """Return the frame of each input, having loaded what the tile reads of those that come from memory."""
-        if all(frame is not None for frame in self.frames):
+        if not self.loaded:
             return [frame for frame in self.frames if frame is not None]
         key = (band, chunk)
         views = self.views.find(key)
@@ -472,9 +498,8 @@ class _StageLowering:
         )
         height, width, _ = self.stage.input_shape
         frame = Frame(area=area, height=height, width=width)
-        count = sum(resident is None for resident in self.frames)
-        base = self.views.allocate(key, count * frame.words)
-        views = [_View(frame.at(base + i * frame.words), [frame.inner.top] * area.images) for i in range(count)]
+        base = self.views.allocate(key, self.loaded * frame.words)
+        views = [_View(frame.at(base + i * frame.words), [frame.inner.top] * area.images) for i in range(self.loaded)]
         for view in views:
             self.emitter.fill_border(view.frame, self.stage.fill)
         self.views.put(key, views)
@@ -537,7 +562,7 @@ class _StageLowering:
         The first unit of a single pixel is computed in two steps, so that it can begin before the last of its input is there.
         """
         planes, ky, kx = box
-        if unit is not self.stage.units[0] or not self._in_steps():
+        if unit is not self.stage.units[0] or not self.steps:
             yield from self._cut(box)
         elif ky[1] - ky[0] > 1:
             yield from self._cut((planes, (ky[0], ky[1] - 1), kx))
@@ -547,11 +572,6 @@ class _StageLowering:
             yield from self._cut(((planes[1] - 1, planes[1]), ky, kx))
         else:
             yield from self._cut(box)
-
-    def _in_steps(self) -> bool:
-        """Whether the first unit is computed before the last of its input is there."""
-        on_chip = all(frame is not None for frame in self.frames)
-        return self.stage.shape[:2] == (1, 1) and on_chip and self.stage.operation is Operation.ARRAY
 
     def _cut(self, box: Box) -> Iterator[Box]:
         taps = weight_limit(self.config) // self.config.rows * (self.config.rows // self.tap_rows)

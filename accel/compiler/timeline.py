@@ -6,8 +6,9 @@ borders, the memory's latency) is much the same for all ways to cut a stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from accel.config import EngineConfig
@@ -36,49 +37,57 @@ class TileWork(NamedTuple):
     words: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Timeline:
     """``load``, ``execute``, ``store``: when each is through with what it has begun. ``halves``: when the accumulator halves were
-    drained, the one to be filled next first. ``rows``: for a map, its rows ``[0, bottom)`` and when they were finished."""
+    drained, the one to be filled next first. ``rows``: for a map, how many of its first rows are finished, ever more, and when."""
 
     config: EngineConfig
     load: float = 0.0
     execute: float = 0.0
     store: float = 0.0
     halves: tuple[float, float] = (0.0, 0.0)
-    rows: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    rows: Mapping[str, tuple[list[int], list[float]]] = field(default_factory=dict)
 
     def finished(self, tensor: str, bottom: int) -> float:
         """Return when rows ``[0, bottom)`` of a map are in the scratchpad; 0 for one that this timeline has not seen."""
-        times = [time for last, time in self.rows.get(tensor, ()) if last >= bottom]
-        return min(times, default=0.0)
+        if tensor not in self.rows:
+            return 0.0
+        bottoms, times = self.rows[tensor]
+        found = bisect_left(bottoms, bottom)
+        return times[found] if found < len(times) else 0.0
 
-    def after(
-        self,
-        tensor: str,
-        tiles: Iterable[tuple[int, TileWork, float]],
-        write_cycles: Callable[[float], float],
-    ) -> Timeline:
+    def after(self, tensor: str, tiles: Iterable[tuple[int, TileWork, float]], *, share: int, loaded: float) -> Timeline:
         """Return the timeline after a stage's tiles ``(rows of the map finished with it, work, when its input is there)``.
 
-        ``write_cycles``: cycles that a word takes to be written to the scratchpad at a time, where loads take the port meanwhile.
+        Until ``loaded`` its input is being loaded, and words are written to the scratchpad in one cycle of ``share``.
         """
         settle = self.config.rows + self.config.columns + _EXECUTE_LATENCY
-        execute, store, halves = self.execute, self.store, self.halves
-        rows = list(self.rows.get(tensor, ()))
-        for bottom, work, available in tiles:
-            execute = max(execute, available)
-            for _ in range(min(work.jobs, _FOLLOWED)):
-                execute = max(execute, halves[0]) + work.execute
-                begin = max(store, execute + settle)
-                store = begin + max(work.store, work.words * write_cycles(begin))
-                halves = halves[1], store + _STORE_LATENCY
-            # two halves: a job begins when the one before the last is drained
-            turn = (work.execute + settle + work.store + _STORE_LATENCY) / 2
-            rest = max(0, work.jobs - _FOLLOWED) * max(work.execute, work.store, turn)
-            execute, store, halves = execute + rest, store + rest, (halves[0] + rest, halves[1] + rest)
-            rows.append((bottom, halves[1]))
+        execute, store = self.execute, self.store
+        half, other = self.halves
+        earlier = self.rows.get(tensor, ((), ()))
+        bottoms, times = [*earlier[0]], [*earlier[1]]
+        most = bottoms[-1] if bottoms else 0
+        for bottom, (jobs, each, finish, words), available in tiles:
+            if available > execute:
+                execute = available
+            for _ in range(min(jobs, _FOLLOWED)):
+                execute = (execute if execute > half else half) + each
+                begin = execute + settle
+                if begin < store:
+                    begin = store
+                store = begin + max(finish, words * share if begin < loaded else words)
+                half, other = other, store + _STORE_LATENCY
+            if jobs > _FOLLOWED:
+                # two halves: a job begins when the one before the last is drained
+                turn = (each + settle + finish + _STORE_LATENCY) / 2
+                rest = (jobs - _FOLLOWED) * max(each, finish, turn)
+                execute, store, half, other = execute + rest, store + rest, half + rest, other + rest
+            if bottom > most:
+                most = bottom
+                bottoms.append(bottom)
+                times.append(other)
         # of older maps nothing is asked any more
         recent = [name for name in self.rows if name != tensor][-_REMEMBERED:]
-        rows_by_map = {name: self.rows[name] for name in recent} | {tensor: rows}
-        return replace(self, execute=execute, store=store, halves=halves, rows=rows_by_map)
+        rows = {name: self.rows[name] for name in recent} | {tensor: (bottoms, times)}
+        return Timeline(self.config, max(self.load, loaded), execute, store, (half, other), rows)

@@ -101,7 +101,7 @@ def test_tiles_take_array_and_output_stage_in_turn(seed: int) -> None:
         tiles.append((bottom, work, available))
         jobs += [(available, work.execute, work.store)] * work.jobs
     executed, drained = ref_timeline(BASE, jobs)
-    found = Timeline(BASE).after("map", tiles, lambda time: 1.0)
+    found = Timeline(BASE).after("map", tiles, share=1, loaded=0.0)
     assert (found.execute, found.halves[1]) == (executed[-1], drained[-1]), f"seed {seed}"
     ends = list(itertools.accumulate(work.jobs for _, work, _ in tiles))
     for bottom, end in enumerate(ends, 1):
@@ -112,15 +112,15 @@ def test_tiles_take_array_and_output_stage_in_turn(seed: int) -> None:
 def test_many_jobs_go_on_as_the_first_few_do(execute: float, store: float) -> None:
     """They are not followed one by one; over a hundred of them that makes less than the time of a few."""
     executed, drained = ref_timeline(BASE, [(0.0, execute, store)] * 100)
-    found = Timeline(BASE).after("map", [(1, TileWork(jobs=100, execute=execute, store=store, words=0), 0.0)], lambda time: 1.0)
+    found = Timeline(BASE).after("map", [(1, TileWork(jobs=100, execute=execute, store=store, words=0), 0.0)], share=1, loaded=0.0)
     assert found.execute == pytest.approx(executed[-1], rel=0.02)
     assert found.halves[1] == pytest.approx(drained[-1], rel=0.02)
 
 
 def test_words_wait_for_loads() -> None:
     tile = (4, TileWork(jobs=1, execute=50.0, store=10.0, words=30), 0.0)
-    alone = Timeline(BASE).after("map", [tile], lambda time: 1.0)
-    shared = Timeline(BASE).after("map", [tile], lambda time: 4.0)
+    alone = Timeline(BASE).after("map", [tile], share=1, loaded=0.0)
+    shared = Timeline(BASE).after("map", [tile], share=4, loaded=1000.0)
     assert shared.finished("map", 4) - alone.finished("map", 4) == 30 * 4 - 30
 
 
@@ -129,7 +129,7 @@ def test_what_is_not_known_is_long_finished() -> None:
     known = Timeline(BASE)
     assert known.finished("first", 1) == 0
     for name in ("first", "second", "third", "fourth", "fifth"):
-        known = known.after(name, [(2, work, 0.0), (4, work, 0.0)], lambda time: 1.0)
+        known = known.after(name, [(2, work, 0.0), (4, work, 0.0)], share=1, loaded=0.0)
     assert known.finished("first", 4) == 0
     assert 0 < known.finished("fourth", 2) == known.finished("fourth", 1) < known.finished("fourth", 4)
     assert known.finished("fourth", 4) < known.finished("fifth", 1)
