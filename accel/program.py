@@ -103,7 +103,7 @@ class Program:
     """A network compiled for one configuration.
 
     ``pack`` returns what memory holds at first, from byte 0: the instructions, then parameters; the rest of ``memory_bytes`` is
-    undefined. It is called when ``image`` is first asked for: the cycle model and the listing of instructions need no data.
+    undefined. It is called when ``image`` is first asked for: the cycle model needs no data.
     ``batch``: images that one run takes.
     """
 
@@ -146,6 +146,18 @@ class Program:
     def result(self, memory: Bytes, image: int = 0) -> Int8Array:
         """Return the output map ``(height, width, channels)`` of an image of the batch from memory after a run."""
         return self.output.unpack(memory[self.output.place(image)])
+
+    def layer_cycles(self, retired: npt.NDArray[np.int64], cycles: int) -> tuple[int, ...]:
+        """Return each layer's cycles in a run of ``cycles``: from the latest retirement of all layers before it to its own latest.
+
+        ``retired`` int64 ``(instructions,)``: the cycle in which each instruction was done. Layers overlap (the next one's weights
+        load while this one computes); counted this way each cycle belongs to one layer, and the layers sum to ``cycles``: what
+        comes before the first layer is the first one's, what follows the last layer is the last one's.
+        """
+        ends = [int(retired[layer.first_instruction : layer.last_instruction + 1].max()) for layer in self.layers]
+        ends[-1] = cycles
+        reached = np.maximum.accumulate(np.array([0, *ends], np.int64))
+        return tuple(int(n) for n in np.diff(reached))
 
     def batches(self, images: Sequence[_Image]) -> Iterator[tuple[int, list[_Image]]]:
         """Return what each run takes, as many images as the batch has, and how many of them are new: what is missing from the last

@@ -23,7 +23,6 @@ __all__ = [
     "RunReport",
     "Stalls",
     "first_mismatch",
-    "layer_cycles",
     "predictions",
     "report_estimate",
     "report_run",
@@ -200,18 +199,6 @@ def first_mismatch(outputs: Int8Array, expected: Int8Array) -> Mismatch | None:
     return Mismatch(image=image, y=y, x=x, channel=channel, got=got, expected=wanted)
 
 
-def layer_cycles(program: Program, retired: npt.NDArray[np.int64], cycles: int) -> tuple[int, ...]:
-    """Return each layer's cycles in one run: from the latest retirement of all layers before it to its own latest.
-
-    Layers overlap (the next one's weights load while this one computes); counted this way each cycle belongs to one layer, and the
-    layers sum to ``cycles``: what comes before the first layer is the first one's, what follows the last layer is the last one's.
-    """
-    ends = [int(retired[layer.first_instruction : layer.last_instruction + 1].max()) for layer in program.layers]
-    ends[-1] = cycles
-    reached = np.maximum.accumulate(np.array([0, *ends], np.int64))
-    return tuple(int(n) for n in np.diff(reached))
-
-
 def predictions(outputs: Int8Array) -> tuple[int, ...] | None:
     """Return the index of the largest output of each image; None for a map or a single number, which tell no classes."""
     _, height, width, channels = outputs.shape
@@ -301,7 +288,7 @@ def _layers(program: Program, accounts: Sequence[_Account] | None) -> tuple[Laye
     spans: Sequence[float | None] = [None] * len(program.layers)
     stalls: Sequence[Stalls] = [{}] * len(program.layers)
     if accounts is not None:
-        each = [layer_cycles(program, retired, cycles) for cycles, retired, _ in accounts]
+        each = [program.layer_cycles(retired, cycles) for cycles, retired, _ in accounts]
         spans = [_mean(sum(column), len(accounts) * program.batch) for column in zip(*each, strict=True)]
         stalls = _layer_stalls(program, accounts)
     return tuple(
@@ -340,7 +327,7 @@ def _waits(sums: npt.NDArray[np.int64], images: int) -> Stalls:
 
 
 def _layer_stalls(program: Program, accounts: Sequence[_Account]) -> list[Stalls]:
-    """Return what kept each unit waiting in each layer's span of :func:`layer_cycles`."""
+    """Return what kept each unit waiting in each layer's span of :meth:`~accel.program.Program.layer_cycles`."""
     sums = np.zeros((len(program.layers), len(UNITS), len(UnitState)), np.int64)
     for _, retired, spent in accounts:
         reached = np.zeros_like(sums[0])

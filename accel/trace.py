@@ -14,7 +14,6 @@ import numpy.typing as npt
 from accel.isa import Instruction, Opcode, Operation, Target, UnitState
 from accel.listing import describe
 from accel.program import Program
-from accel.report import layer_cycles
 
 __all__ = ["timeline"]
 
@@ -39,7 +38,7 @@ def timeline(
     events = [_metadata("process_name", 0, f"{program.network} on {program.config.name}")]
     events += [_metadata("thread_name", track, name) for track, name in enumerate(tracks)]
     reached = 0
-    for layer, length in zip(program.layers, layer_cycles(program, retired, cycles), strict=True):
+    for layer, length in zip(program.layers, program.layer_cycles(retired, cycles), strict=True):
         arguments = {"operator": layer.op, "macs": program.batch * layer.macs, "bytes": layer.bytes_read + layer.bytes_written}
         events.append(_slice(_LAYERS, layer.name, "layer", reached, reached + length, arguments))
         reached += length

@@ -138,7 +138,7 @@ class _StageLowering:
         self.tap_rows = stage.tap_rows(self.config)
         self.parameter_chunks = _parameter_chunks(stage, self.config)
         self.packed: dict[int, Int8Array] = {}
-        self.needed: dict[tuple[int, int, int, Box], bool] = {}
+        self.needed: dict[Hashable, bool] = {}
         self.heights: dict[Hashable, tuple[int, ...]] = {}
         self.works: dict[tuple[int, int, int, int], TileWork] = {}
         #: Whether the first unit is computed before the last of its input is there.
@@ -538,9 +538,10 @@ class _StageLowering:
             return
         if self.stage.operation is Operation.WINDOW:
             for part in range(len(self.stage.weights)):
-                first, _ = self._window_weights(unit, part)
+                if (found := self._window_weights(unit, part)) is None:
+                    continue
                 for number, (ky, kx) in enumerate(self.stage.windows(self.config)):
-                    at = first + number * self.config.rows
+                    at = found[0] + number * self.config.rows
                     self._window(ky, kx, unit, tile, sources[0], accumulators, accumulate=not fresh, weights=at)
                     fresh = False
             return
@@ -642,9 +643,15 @@ class _StageLowering:
             reduce=reduce,
         )
 
-    def _window_weights(self, unit: Unit, part: int) -> tuple[int, int]:
-        """Have the tiles of a unit's windows on chip; return address and words."""
+    def _window_weights(self, unit: Unit, part: int) -> tuple[int, int] | None:
+        """Have the tiles of a unit's windows on chip; return address and words, or None for a correction that is all zero."""
         key = (self.index, unit.first_channel, part)
+        if part > 0:
+            if key not in self.needed:
+                chosen = self.stage.weights[part][unit.first_channel : unit.first_channel + unit.channels]
+                self.needed[key] = bool(chosen.any())
+            if not self.needed[key]:
+                return None
         words = len(self.stage.windows(self.config)) * self.config.rows
         return self.emitter.load_weights(key, words, lambda: window_weights(self.stage, unit, part, self.config)), words
 

@@ -63,7 +63,10 @@ def compile_network(network: Network, config: EngineConfig, *, batch: int = 1, b
         ranges = lower(stages, contenders, choices, placement, maps, emitter)
         return _program(network, stages, maps, ranges, emitter, batch)
 
-    loads = [any(placement.resident(name, index) is None for name in stage.inputs) for index, stage in enumerate(stages)]
+    loads = [
+        stage.output in placement.frames and any(placement.resident(name, index) is None for name in stage.inputs)
+        for index, stage in enumerate(stages)
+    ]
     return improve(build, contenders, loads, budget)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from accel.compiler.plan import Choice, Plan
 from accel.isa import MAX_SHARE_LOG2
-from accel.perf import estimate
+from accel.perf import Estimate, estimate
 from accel.program import Program
 
 __all__ = ["improve"]
@@ -25,7 +25,8 @@ def improve(
 ) -> Program:
     """Return the program of fewest cycles found by changing one choice of one stage at a time.
 
-    ``build`` compiles with choices by stage, ``contenders`` are each stage's plans, ``loads`` says whether a stage loads its input.
+    ``build`` compiles with choices by stage, ``contenders`` are each stage's plans, ``loads`` says whether a stage loads its input
+    while it stores into the scratchpad.
     ``budget`` is the number of instructions that may be replayed, each trial counted as the first program: the same budget gives
     the same program anywhere.
     """
@@ -34,8 +35,9 @@ def improve(
     size = len(best.instructions)
     if budget < _LEAST_TRIALS * size:
         return best
-    cycles = estimate(best).cycles
-    for index in _by_loss(best):
+    first = estimate(best)
+    cycles = first.cycles
+    for index in _by_loss(best, first):
         for trial in _alternatives(contenders[index], loads=loads[index]):
             budget -= size
             if budget < 0:
@@ -44,17 +46,17 @@ def improve(
             kept = choices.get(index, Choice())
             changed = {**choices, index: replace(kept, **{k: v for k, v in vars(trial).items() if v is not None})}
             program = build(changed)
-            if (found := estimate(program).cycles) < cycles:
+            if program.instructions != best.instructions and (found := estimate(program).cycles) < cycles:
                 best, cycles, choices = program, found, changed
     return best
 
 
-def _by_loss(program: Program) -> list[int]:
+def _by_loss(program: Program, estimated: Estimate) -> list[int]:
     """Return the stages, those first whose cycles exceed their arithmetic most."""
-    ends = estimate(program).retired[[layer.last_instruction for layer in program.layers]].tolist()
+    cycles = program.layer_cycles(estimated.retired, estimated.cycles)
     losses = [
-        end - begin - program.batch * layer.macs / program.config.macs_per_cycle
-        for layer, begin, end in zip(program.layers, [0, *ends[:-1]], ends, strict=True)
+        each - program.batch * layer.macs / program.config.macs_per_cycle
+        for layer, each in zip(program.layers, cycles, strict=True)
     ]
     return sorted(range(len(losses)), key=lambda index: (-losses[index], index))
 

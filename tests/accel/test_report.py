@@ -11,7 +11,7 @@ import pytest
 from accel.config import PRESETS
 from accel.isa import INSTRUCTION_BYTES, ISA_VERSION, MAGIC, Instruction, Opcode, UnitState
 from accel.program import LayerInfo, MemoryTiming, Program, RunResult, TensorBinding
-from accel.report import RunReport, first_mismatch, layer_cycles, predictions, report_run
+from accel.report import RunReport, first_mismatch, predictions, report_run
 
 TINY = PRESETS["tiny"]
 
@@ -65,17 +65,17 @@ def make_report(result: RunResult, expected: np.ndarray, program: Program, **mor
 
 def test_layers_sum_to_the_total() -> None:
     program = make_program([(1, 2, 100), (3, 4, 0), (5, 6, 60)])
-    assert layer_cycles(program, np.array([0, 5, 40, 30, 55, 50, 90, 95]), 95) == (40, 15, 40)
+    assert program.layer_cycles(np.array([0, 5, 40, 30, 55, 50, 90, 95]), 95) == (40, 15, 40)
 
 
 def test_a_layer_that_retires_before_an_earlier_one_takes_no_cycle() -> None:
     program = make_program([(1, 2, 1), (3, 3, 1), (4, 4, 1)])
-    assert layer_cycles(program, np.array([0, 5, 40, 20, 60, 64]), 64) == (40, 0, 24)
+    assert program.layer_cycles(np.array([0, 5, 40, 20, 60, 64]), 64) == (40, 0, 24)
 
 
 def test_cycles_before_the_first_layer_and_after_the_last_belong_to_them() -> None:
     program = make_program([(2, 2, 1), (3, 3, 1)])  # instruction 1 belongs to no layer
-    assert layer_cycles(program, np.array([0, 10, 12, 30, 50]), 50) == (12, 38)
+    assert program.layer_cycles(np.array([0, 10, 12, 30, 50]), 50) == (12, 38)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -85,7 +85,7 @@ def test_random_layers_sum_to_the_total(seed: int) -> None:
     program = make_program([(int(a) + 1, int(b), 1) for a, b in zip([0, *ends[:-1]], ends, strict=True)])
     retired = rng.integers(0, 1000, len(program.instructions))
     cycles = int(retired.max()) + int(rng.integers(0, 9))
-    spans = layer_cycles(program, retired, cycles)
+    spans = program.layer_cycles(retired, cycles)
     assert sum(spans) == cycles, f"seed {seed}"
     assert min(spans) >= 0, f"seed {seed}"
 
