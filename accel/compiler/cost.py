@@ -85,8 +85,8 @@ def tile_work(stage: Stage, config: EngineConfig, rows: int, columns: int, jobs:
 
 
 def weight_limit(config: EngineConfig) -> int:
-    """Return the weight words that one EXECUTE may use: a quarter of the memory, so that the next ones are loaded meanwhile."""
-    return max(config.rows, config.weight_words // 4 // config.rows * config.rows)
+    """Return the weight words that one EXECUTE may use: a third of the memory, so that others are loaded and wait meanwhile."""
+    return max(config.rows, config.weight_words // 3 // config.rows * config.rows)
 
 
 @functools.lru_cache(maxsize=16)
