@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 from accel.compiler.plan import Plan
 from accel.compiler.stages import Stage, plane_count
@@ -18,6 +21,7 @@ __all__ = [
     "smallest_pass",
     "stage_cycles",
     "store_share",
+    "view_side",
     "view_words",
     "weight_limit",
     "weight_words",
@@ -33,12 +37,31 @@ _LINE_OVERHEAD = 1
 _CONTENTION = 1 / 8
 
 
+_Value = TypeVar("_Value")
+_Arguments = ParamSpec("_Arguments")
+
+
+def _per_stage(
+    function: Callable[Concatenate[Stage, _Arguments], _Value],
+) -> Callable[Concatenate[Stage, _Arguments], _Value]:
+    """Remember what a function returns for a stage as long as there is that stage, which may hold many megabytes of weights."""
+    known: WeakKeyDictionary[Stage, dict[object, _Value]] = WeakKeyDictionary()
+
+    def remembering(stage: Stage, /, *arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Value:
+        results = known.setdefault(stage, {})
+        if arguments not in results:
+            results[arguments] = function(stage, *arguments, **named)
+        return results[arguments]
+
+    return functools.update_wrapper(remembering, function)
+
+
 def smallest_pass(config: EngineConfig) -> int:
     """Return the cycles that a pass takes at least: the next pass's taps (and weights) must have been shifted in."""
     return max(config.rows, 4)
 
 
-@functools.lru_cache(maxsize=256)
+@_per_stage
 def store_share(stage: Stage, plan: Plan, config: EngineConfig) -> int:
     """Return the ``share_log2`` of a stage's loads with which array, loads and stores to the scratchpad are done soonest."""
     height, width, channels = stage.shape
@@ -89,7 +112,7 @@ def weight_limit(config: EngineConfig) -> int:
     return max(config.rows, config.weight_words // 3 // config.rows * config.rows)
 
 
-@functools.lru_cache(maxsize=16)
+@_per_stage
 def _work(stage: Stage, config: EngineConfig) -> tuple[int, int, int]:
     """Return the passes of all units, the most of one unit, and the groups of lanes of all units for each accumulator word."""
     passes = [stage.passes(config, unit) for unit in stage.units]
@@ -109,14 +132,15 @@ def weight_words(stage: Stage, config: EngineConfig) -> int:
 
 def view_words(stage: Stage, plan: Plan, planes: int) -> int:
     """Return the words of the input loaded at once, at most: one view, of one input."""
-    rows, columns = _view_sides(stage, plan)
+    rows = view_side(stage, 0, plan.band_rows, plan.chunk_ky)
+    columns = view_side(stage, 1, plan.band_columns, plan.chunk_kx)
     return plan.band_images * rows * columns * min(planes, plan.chunk_planes)
 
 
-def _view_sides(stage: Stage, plan: Plan) -> tuple[int, int]:
-    low, high = stage.reach(0, 0, plan.band_rows, (0, plan.chunk_ky))
-    left, right = stage.reach(1, 0, plan.band_columns, (0, plan.chunk_kx))
-    return high - low, right - left
+def view_side(stage: Stage, axis: int, size: int, taps: int) -> int:
+    """Return the rows (axis 0) or columns (1) of the input that so many of output read at so many taps."""
+    low, high = stage.reach(axis, 0, size, (0, taps))
+    return high - low
 
 
 def _parts(size: int, step: int) -> list[tuple[int, int]]:
@@ -131,6 +155,22 @@ def _tiles(size: int, band: int, tile: int) -> list[tuple[int, int]]:
     return [(length, many * count) for part, many in _parts(size, band) for length, count in _parts(part, tile)]
 
 
+@_per_stage
+def _tiled(
+    stage: Stage, config: EngineConfig, band_rows: int, tile_rows: int, band_columns: int, tile_columns: int
+) -> tuple[int, int]:
+    """Return the cycles of the passes of all units of all tiles, for all images, and the tiles."""
+    passes, _, _ = _work(stage, config)
+    images = 1 if stage.is_stacked else stage.images
+    shapes = [
+        (_tile_cycles(stage, config, rows, columns, passes), many * count * images)
+        for (rows, many), (columns, count) in itertools.product(
+            _tiles(stage.lines, band_rows, tile_rows), _tiles(stage.shape[1], band_columns, tile_columns)
+        )
+    ]
+    return sum(cycles * count for cycles, count in shapes), sum(count for _, count in shapes)
+
+
 def stage_cycles(
     stage: Stage, config: EngineConfig, plan: Plan, *, loaded: int, planes: int, element_bytes: int, gap: int
 ) -> float:
@@ -141,17 +181,11 @@ def stage_cycles(
     """
     width = stage.shape[1]
     passes, most, groups = _work(stage, config)
-    band_lines, images = (plan.band_images, 1) if stage.is_stacked else (plan.band_rows, stage.images)
-    shapes = [
-        (_tile_cycles(stage, config, rows, columns, passes), many * count * images)
-        for (rows, many), (columns, count) in itertools.product(
-            _tiles(stage.lines, band_lines, plan.tile_rows), _tiles(width, plan.band_columns, plan.tile_columns)
-        )
-    ]
-    tiles = sum(count for _, count in shapes)
+    band_lines = plan.band_images if stage.is_stacked else plan.band_rows
+    execute, tiles = _tiled(stage, config, band_lines, plan.tile_rows, plan.band_columns, plan.tile_columns)
     bands = -(-stage.images // plan.band_images) * -(-stage.shape[0] // plan.band_rows) * -(-width // plan.band_columns)
     instructions = tiles * len(stage.units) * _INSTRUCTION_OVERHEAD
-    execute = sum(cycles * count for cycles, count in shapes) + instructions
+    execute += instructions
     store = stage.images * stage.shape[0] * width * stage.pool_words * groups + instructions
     load = 2.0 * tiles * len(stage.units) * INSTRUCTION_BYTES / config.bus_bytes
     if stage.weights:
@@ -166,7 +200,7 @@ def stage_cycles(
     if not loaded:
         return _overlapped(execute, store, load)
 
-    tall, wide = _view_sides(stage, plan)
+    tall, wide = view_side(stage, 0, plan.band_rows, plan.chunk_ky), view_side(stage, 1, plan.band_columns, plan.chunk_kx)
     kernel = stage.window.kernel
     chunks = math.ceil(planes / plan.chunk_planes) * math.ceil(kernel[0] / plan.chunk_ky) * math.ceil(kernel[1] / plan.chunk_kx)
     if chunks > 1:

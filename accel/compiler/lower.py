@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from accel.compiler.cost import fits_weight_memory, reduces, smallest_pass, store_share, tile_work, weight_limit, weight_words
 from accel.compiler.emit import Emitter, Loop
@@ -77,8 +78,7 @@ class _State:
         self.timeline = Timeline(config)
 
 
-@dataclass(frozen=True)
-class _Tile:
+class _Tile(NamedTuple):
     """A rectangle of output pixels: rows ``[top, bottom)``, columns ``[left, right)``, of images ``[first_image, last_image)``.
 
     Its ``lines`` are those rows of each image; where they are numbered, those of all images before it count.
@@ -281,7 +281,7 @@ class _StageLowering:
             yield band, True, True
             return
         for image in range(band.first_image, band.last_image):
-            part = replace(band, first_image=image, last_image=image + 1)
+            part = band._replace(first_image=image, last_image=image + 1)
             yield part, image == band.first_image, image == band.last_image - 1
 
     def _tiles(self, band: _Tile, units: tuple[Unit, ...], *, loads: bool, first: bool, last: bool) -> list[_Tile]:
@@ -293,7 +293,7 @@ class _StageLowering:
             line = 0
             for lines in heights:
                 tiles += [
-                    replace(self._cut_lines(part, line, line + lines), left=left, right=right)
+                    self._cut_lines(part, line, line + lines)._replace(left=left, right=right)
                     for left, right in spans(band.left, band.right, self.plan.tile_columns)
                 ]
                 line += lines
@@ -302,8 +302,8 @@ class _StageLowering:
     def _cut_lines(self, part: _Tile, first: int, last: int) -> _Tile:
         """Return lines ``[first, last)`` of a part."""
         if self.stage.is_stacked:
-            return replace(part, first_image=part.first_image + first, last_image=part.first_image + last)
-        return replace(part, top=part.top + first, bottom=part.top + last)
+            return part._replace(first_image=part.first_image + first, last_image=part.first_image + last)
+        return part._replace(top=part.top + first, bottom=part.top + last)
 
     def _first_line(self, part: _Tile) -> int:
         """Return the number of a part's first line."""

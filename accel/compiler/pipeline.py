@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from accel.compiler.emit import MEMORY_LIMIT, Emitter, align, map_alignment
@@ -10,7 +10,7 @@ from accel.compiler.errors import CompileError
 from accel.compiler.frames import MemoryMap
 from accel.compiler.fuse import fuse, windowed
 from accel.compiler.lower import lower
-from accel.compiler.plan import Choice, Plan
+from accel.compiler.plan import Choice
 from accel.compiler.residency import Placement, place
 from accel.compiler.search import improve
 from accel.compiler.stages import Stage, plane_count
@@ -41,22 +41,18 @@ def compile_network(network: Network, config: EngineConfig, *, batch: int = 1, b
     stages = [replace(stage, images=batch) for stage in fuse(network, config)]
     placement = place(network, stages, config)
     maps, map_bytes = _allocate_maps(network, stages, placement, config, batch)
-    contenders: list[list[Plan]] = []
-    chosen: dict[Hashable, tuple[bool, list[Plan]]] = {}
-    for index, stage in enumerate(stages):
-        fetch = {
-            "loaded": sum(placement.resident(name, index) is None for name in stage.inputs),
-            "element_bytes": max((1 << maps[name].element_log2 for name in stage.inputs if name in maps), default=1),
-            "gap": placement.gaps[index][1] - placement.gaps[index][0],
-        }
-        key = (stage.nest, *fetch.values())
-        other = windowed(stage, config)
-        if key not in chosen:
-            found, plans = choose_plans([stage] if other is None else [stage, other], config, **fetch)
-            chosen[key] = found is other, plans
-        if chosen[key][0] and other is not None:
-            stages[index] = other
-        contenders.append(chosen[key][1])
+    chosen = [
+        choose_plans(
+            [found for found in (stage, windowed(stage, config)) if found is not None],
+            config,
+            loaded=sum(placement.resident(name, index) is None for name in stage.inputs),
+            element_bytes=max((1 << maps[name].element_log2 for name in stage.inputs if name in maps), default=1),
+            gap=placement.gaps[index][1] - placement.gaps[index][0],
+        )
+        for index, stage in enumerate(stages)
+    ]
+    stages = [stage for stage, _ in chosen]
+    contenders = [plans for _, plans in chosen]
 
     def build(choices: Mapping[int, Choice]) -> Program:
         emitter = Emitter(config, map_bytes=map_bytes)

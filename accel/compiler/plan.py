@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Choice", "Plan"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(NamedTuple):
     """Sizes of the loop nest of one stage, in output pixels (after the fused pool), units and taps.
 
     A *band* is a rectangle of output, of ``band_images`` images, for which input is loaded at once, for ``band_units`` units; a

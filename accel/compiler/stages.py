@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -140,12 +140,6 @@ class Stage:
     pair_table: Bytes | None = None
     part: tuple[int, int] | None = None
     images: int = 1
-
-    @property
-    def nest(self) -> Hashable:
-        """All that its loop nest depends on: stages with the same one are cut alike."""
-        sizes = self.input_shape, self.shape, self.window, self.pool, self.units
-        return self.operation, *sizes, self.image, self.images, self.is_pair, len(self.inputs), len(self.weights), self.part
 
     @property
     def is_stacked(self) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
-from accel.compiler.cost import fits_weight_memory, stage_cycles, view_words
+from accel.compiler.cost import fits_weight_memory, stage_cycles, view_side, view_words
 from accel.compiler.errors import CompileError
 from accel.compiler.plan import Plan
 from accel.compiler.stages import Stage, spans
@@ -62,7 +62,7 @@ def _narrowest(stage: Stage, plan: Plan) -> int:
 def _resident_plans(stage: Stage, config: EngineConfig) -> Iterator[Plan]:
     whole = _whole(stage, config)
     for rows, columns in tile_sizes(stage, config, stage.lines, stage.shape[1]):
-        yield replace(whole, tile_rows=rows, tile_columns=columns)
+        yield whole._replace(tile_rows=rows, tile_columns=columns)
 
 
 def _whole(stage: Stage, config: EngineConfig) -> Plan:
@@ -120,19 +120,26 @@ def _loaded_plans(stage: Stage, config: EngineConfig, loaded: int, gap: int) -> 
     whole = _whole(stage, config)
     share = gap // loaded
     found = False
+    tall = [(rows, view_side(stage, 0, rows, whole.chunk_ky)) for rows in _fractions(height)]
+    wide = [(columns, view_side(stage, 1, columns, whole.chunk_kx)) for columns in _halves(width)]
     for band_units in _fractions(len(stage.units)):
         planes = _band_planes(stage, band_units)
-        for band_rows in _fractions(height):
-            for band_columns in _halves(width):
-                for band_images in _band_images(stage, whole, whole_map=(band_rows, band_columns) == (height, width)):
-                    plan = replace(
-                        whole, band_images=band_images, band_rows=band_rows, band_columns=band_columns, band_units=band_units
+        for (band_rows, view_rows), (band_columns, view_columns) in itertools.product(tall, wide):
+            words = view_rows * view_columns * planes
+            for band_images in _band_images(stage, whole, whole_map=(band_rows, band_columns) == (height, width)):
+                if band_images * words > share:
+                    continue
+                found = True
+                lines = band_images if stage.is_stacked else band_rows
+                for rows, columns in tile_sizes(stage, config, lines, band_columns):
+                    yield whole._replace(
+                        band_images=band_images,
+                        band_rows=band_rows,
+                        band_columns=band_columns,
+                        band_units=band_units,
+                        tile_rows=rows,
+                        tile_columns=columns,
                     )
-                    if view_words(stage, plan, planes) > share:
-                        continue
-                    found = True
-                    for rows, columns in tile_sizes(stage, config, _band_lines(stage, plan), band_columns):
-                        yield replace(plan, tile_rows=rows, tile_columns=columns)
         if found and planes == _band_planes(stage, 1):
             break
     if stage.operation is not Operation.WINDOW and (not found or stage.operation is Operation.ARRAY):
@@ -144,11 +151,6 @@ def _band_images(stage: Stage, whole: Plan, *, whole_map: bool) -> list[int]:
     return _fractions(stage.images) if stage.is_stacked or (whole.units_outer and whole_map) else [1]
 
 
-def _band_lines(stage: Stage, plan: Plan) -> int:
-    """Return the lines from which the tiles of a band are cut."""
-    return plan.band_images if stage.is_stacked else plan.band_rows
-
-
 def _chunked_plans(stage: Stage, config: EngineConfig, share: int) -> Iterator[Plan]:
     """Return plans in which a tile's input is loaded in parts, the accumulators holding the sums meanwhile."""
     width = stage.shape[1]
@@ -157,8 +159,7 @@ def _chunked_plans(stage: Stage, config: EngineConfig, share: int) -> Iterator[P
     for rows in _fractions(min(stage.lines, depth, MAX_COUNT)):
         for columns in _fractions(min(width, depth // rows, MAX_COUNT)):
             for tile_units in _fractions(min(len(stage.units), depth // (rows * columns))):
-                plan = replace(
-                    whole,
+                plan = whole._replace(
                     band_images=rows if stage.is_stacked else 1,
                     band_rows=1 if stage.is_stacked else rows,
                     band_columns=columns,
@@ -174,12 +175,12 @@ def _chunked_plans(stage: Stage, config: EngineConfig, share: int) -> Iterator[P
 def _chunk(stage: Stage, plan: Plan, planes: int, share: int) -> Plan | None:
     """Cut planes, then kernel rows, then kernel columns, until two views fit the share (or at least one)."""
     for budget in (share // 2, share):
-        plane = view_words(stage, replace(plan, chunk_planes=1), 1)
+        plane = view_words(stage, plan._replace(chunk_planes=1), 1)
         if plane <= budget:
-            return replace(plan, chunk_planes=min(planes, budget // plane))
+            return plan._replace(chunk_planes=min(planes, budget // plane))
         kernel = stage.window.kernel
-        smaller = [replace(plan, chunk_planes=1, chunk_ky=count) for count in range(kernel[0] - 1, 0, -1)]
-        smaller += [replace(plan, chunk_planes=1, chunk_ky=1, chunk_kx=count) for count in range(kernel[1] - 1, 0, -1)]
+        smaller = [plan._replace(chunk_planes=1, chunk_ky=count) for count in range(kernel[0] - 1, 0, -1)]
+        smaller += [plan._replace(chunk_planes=1, chunk_ky=1, chunk_kx=count) for count in range(kernel[1] - 1, 0, -1)]
         for cut in smaller:
             if view_words(stage, cut, 1) <= budget:
                 return cut
