@@ -171,7 +171,8 @@ class _Line:
 
     def until(self, cycle: int, state: int) -> None:
         """Spend what is left before a cycle, if anything, in a state."""
-        self.weave(cycle, _PLAIN[state])
+        if cycle > self.reached:
+            self.weave(cycle, _PLAIN[state])
 
     def weave(self, cycle: int, kind: _Kind) -> None:
         """Spend what is left before a cycle, if anything, in two states by turns."""
@@ -590,6 +591,10 @@ class _Replay:
                 issue += done * pool * groups
                 if done == words:
                     self.finish(2, position, self.last_fire + 1)
+            if done < words and not to_scratchpad and not self.results:
+                issue = self._to_memory(position, store, issue, latency, done, held)
+                done = words
+            results, releases = self.results, self.releases
             for word in range(done, words):
                 for part in range(1 - pool * groups, 1):
                     if self.outstanding < _RESULTS:
@@ -598,20 +603,21 @@ class _Replay:
                         while not self._knows_credit():
                             # No more than what the last issue must wait for anyhow: what comes of that one (the queue has room) may
                             # reach the load unit, and so delay later results.
-                            most = (words - word - 1) * groups + 1 - part - len(self.releases) if pool == 1 else 1
+                            most = (words - word - 1) * groups + 1 - part - len(releases) if pool == 1 else 1
                             if (time := self._write_known(max(1, most))) is not None:
                                 yield time
-                        credited = heapq.heappop(self.releases) + 1
+                        credited = heapq.heappop(releases) + 1
                         if credited > issue:
                             held.append((issue, credited))
                             issue = credited
                     if part <= -groups:
                         # swallowed by the pool: the credit comes back when it leaves the pipeline
-                        heapq.heappush(self.releases, issue + latency - 1)
+                        heapq.heappush(releases, issue + latency - 1)
+                    elif part:
+                        results.append((issue + latency, False, -1, -1))
                     else:
-                        last = position if word == words - 1 and not part else -1
-                        column = word % n_x if to_memory and not part else -1
-                        self.results.append((issue + latency, to_scratchpad and not part, column, last))
+                        last = position if word == words - 1 else -1
+                        results.append((issue + latency, to_scratchpad, word % n_x if to_memory else -1, last))
                     issue += 1
             unit.popped.append(issue - 1)
             self.ended[position] = issue - 1
@@ -694,14 +700,50 @@ class _Replay:
             self.last_fire = start + count - 1 + latency
         return done
 
+    def _to_memory(self, position: int, store: Fields, issue: int, latency: int, done: int, held: list[tuple[int, int]]) -> int:
+        """Issue and write the groups of a STORE to memory alone, after ``done`` words: nothing but the port delays a result, so the
+        cycle of each is known when it is issued. Return the cycle after the last issue."""
+        pool, groups, n_x = store["pool"], store["groups"], store["n_x"]
+        words = n_x * store["n_y"]
+        releases, refused, port = self.releases, self.refused, self.port
+        fire = self.last_fire
+        for word in range(done, words):
+            word_free = port.word_free()
+            for part in range(pool * groups):
+                if self.outstanding < _RESULTS:
+                    self.outstanding += 1
+                elif (credited := heapq.heappop(releases) + 1) > issue:
+                    held.append((issue, credited))
+                    issue = credited
+                if part < (pool - 1) * groups:
+                    # swallowed by the pool: the credit comes back when it leaves the pipeline
+                    heapq.heappush(releases, issue + latency - 1)
+                else:
+                    earliest = issue + latency
+                    fire = earliest if earliest > fire else fire + 1
+                    if word_free > fire:
+                        refused.append((fire, word_free - 1))
+                        fire = word_free
+                    heapq.heappush(releases, fire)
+                    if fire > earliest:
+                        self.last_delayed = fire
+                issue += 1
+            port.word(fire, word % n_x)
+        self.last_fire = fire
+        self.finish(2, position, fire + 1)
+        return issue
+
     def _knows_credit(self) -> bool:
         """Return whether the first credit to come back is known: of a swallowed group, or of one that is still to be written."""
         if not self.releases:
             return False
         first = self.releases[0]
-        if first <= self.last_fire or not self.results:
+        # a result is written in a cycle after the one before, whatever else it waits for
+        if first <= self.last_fire + 1 or not self.results:
             return True
         earliest, to_scratchpad, _, _ = self.results[0]
+        if first <= earliest:
+            return True
         fire = max(earliest, self.last_fire + 1, self.port.word_free())
         if to_scratchpad:
             fire = self.channel.free_from(fire - 1) + 1
@@ -713,28 +755,34 @@ class _Replay:
         """
         if self._running != _WRITE:
             self._due[_WRITE] = None
-        results, port, channel = self.results, self.port, self.channel
+        results, releases, port, channel = self.results, self.releases, self.port, self.channel
+        quiet = self.quiet_until()
+        last_fire = self.last_fire
         while results and most:
             most -= 1
             earliest, to_scratchpad, column, position = results[0]
-            ready = max(earliest, self.last_fire + 1)
-            accepted = fire = max(ready, port.word_free())
+            ready = earliest if earliest > last_fire else last_fire + 1
+            word_free = port.word_free()
+            fire = ready
+            if word_free > ready:
+                fire = word_free
             if to_scratchpad:
                 # the load unit's writes go first
                 fire = channel.free_from(fire - 1) + 1
-                if self.quiet_until() < fire - 1:
+                if quiet < fire - 1:
                     return fire - 1
-            if accepted > ready:
-                self.refused.append((ready, accepted - 1))
+            if word_free > ready:
+                self.refused.append((ready, word_free - 1))
             results.popleft()
-            heapq.heappush(self.releases, fire)
-            self.last_fire = fire
+            heapq.heappush(releases, fire)
+            self.last_fire = last_fire = fire
             if fire > earliest:
                 self.last_delayed = fire
             if column >= 0:
                 port.word(fire, column)
             if position >= 0:
                 self.finish(2, position, fire + 1)
+                quiet = self.quiet_until()
         return None
 
     def _write(self) -> _Process:
@@ -974,8 +1022,9 @@ class _ReadChannel:
     def _emit(self, start: int, count: int) -> int:
         """Make ``count`` elements for the scratchpad from cycle ``start`` on; return the cycle of the last."""
         share = self._share
-        start += _left_alone(start, share)
-        last = _slot_cycle(_slot(start, share) + count - 1, share)
+        if share:
+            start += _left_alone(start, share)
+        last = start + count - 1 if not share else _slot_cycle(_slot(start, share) + count - 1, share)
         if self._busy_until and self._busy_share[-1] == share and self._busy_until[-1] + 1 >= start - _left_alone(start - 1, share):
             self._busy_until[-1] = last
         else:
@@ -987,6 +1036,8 @@ class _ReadChannel:
     def free_from(self, cycle: int) -> int:
         """Return the first cycle from ``cycle`` on in which no element for the scratchpad is known to be made (it is written in the
         next)."""
+        if not self._busy_until or self._busy_until[-1] < cycle:
+            return cycle
         place = bisect_left(self._busy_until, cycle)
         while place < len(self._busy_from) and self._busy_from[place] <= cycle:
             share = self._busy_share[place]
