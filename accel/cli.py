@@ -246,8 +246,8 @@ def run(
             raise CommandError(f"--trace: the {runner.name} has no clock; take --backend verilator or pysim")
         default = DEFAULT_IMAGES_PYSIM if runner.name == "pysim" else DEFAULT_IMAGES
         chosen = _images_of_file(loaded, input_file, images) if input_file else _samples(loaded, network, images, default, batch)
-        progress.stage(f"compiling {loaded.name} for {engine.name}")
-        program = compile_network(loaded, engine, batch=batch, budget=budget)
+        progress.stage(f"compiling {loaded.name} for {engine.name}", "instructions")
+        program = compile_network(loaded, engine, batch=batch, budget=budget, advance=progress.advance)
         progress.stage("running the golden model")
         expected = golden.run(loaded, chosen.inputs)
         built = ": each configuration's model is built once, in half a minute to some minutes" if runner.name == "verilator" else ""
@@ -459,11 +459,11 @@ def _estimated(
     from accel import perf, report
     from accel.compiler import compile_network
 
-    progress.stage(f"compiling {network.name} for {engine.name}")
-    program = compile_network(network, engine, batch=batch, budget=budget)
-    progress.stage(f"estimating {network.name} on {engine.name}")
+    progress.stage(f"compiling {network.name} for {engine.name}", "instructions")
+    program = compile_network(network, engine, batch=batch, budget=budget, advance=progress.advance)
+    progress.stage(f"estimating {network.name} on {engine.name}", "instructions")
     begin = time.perf_counter()
-    estimated = perf.estimate(program, timing)
+    estimated = perf.estimate(program, timing, advance=progress.advance)
     seconds = time.perf_counter() - begin
     return program, estimated, report.report_estimate(program, estimated, network, timing=timing, clock=clock, seconds=seconds)
 

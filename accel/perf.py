@@ -28,7 +28,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -61,6 +61,9 @@ _FETCH, _DISPATCH, _LOAD, _EXECUTE, _STORE, _WRITE = range(6)
 #: Groups of a STORE that are worth looking for a stretch without disturbance. They take more credits than there are, so all results
 #: before it are written before its last issue.
 _WORTH_A_RUN = 2 * _RESULTS
+
+#: Instructions after which progress is told again.
+_TOLD = 1024
 
 _NEVER = 1 << 62
 
@@ -115,7 +118,7 @@ class Timeline:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What the engine will do with one image.
+    """What the engine will do in one run.
 
     ``cycles``: from start to done. ``retired``: the cycle in which each instruction finishes. ``started`` and ``ended``: the first
     and the last cycle in which its unit works on it (is BUSY); BEGIN and END have 0 and ``cycles`` everywhere. All three are int64
@@ -141,10 +144,12 @@ class Estimate:
         return np.stack([line.spent(until) for line in self.timelines], axis=1)
 
 
-def estimate(program: Program, timing: MemoryTiming | None = None) -> Estimate:
-    """Return the cycles of one image, equal to the engine's own counter for every program and memory timing without random
-    stalls."""
-    return _Replay(program, timing or MemoryTiming()).run()
+def estimate(program: Program, timing: MemoryTiming | None = None, *, advance: Callable[[int], None] | None = None) -> Estimate:
+    """Return the cycles of one run, equal to the engine's own counter for every program and memory timing without random stalls.
+
+    ``advance`` is told now and then how many instructions have been replayed.
+    """
+    return _Replay(program, timing or MemoryTiming(), advance).run()
 
 
 _IDLE, _BUSY = int(UnitState.IDLE), int(UnitState.BUSY)
@@ -215,8 +220,9 @@ class _Unit:
 class _Replay:
     """One run of a program."""
 
-    def __init__(self, program: Program, timing: MemoryTiming) -> None:
+    def __init__(self, program: Program, timing: MemoryTiming, advance: Callable[[int], None] | None) -> None:
         self.program = program
+        self.advance = advance
         self.config: EngineConfig = program.config
         self.timing = timing
         self.units = [_Unit("load"), _Unit("execute"), _Unit("store")]
@@ -357,6 +363,8 @@ class _Replay:
         order = {Opcode.LOAD: _LOAD, Opcode.EXECUTE: _EXECUTE, Opcode.STORE: _STORE}
         free = 0
         for position, instruction in enumerate(self.program.instructions):
+            if self.advance is not None and position % _TOLD == 0:
+                self.advance(position)
             while len(self.fetched) <= position:
                 yield None
             start = max(free, self.fetched[position])

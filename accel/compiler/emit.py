@@ -45,6 +45,9 @@ _FILL_SHARE_LOG2 = 2
 #: The fields of an EXECUTE's loops.
 _EXECUTE_LOOPS = {name: (f"n_{name}", f"stride_{name}") for name in ("block", "ky", "kx", "py", "px", "wy", "wx")}
 
+#: Instructions after which progress is told again.
+_TOLD = 1024
+
 #: Loops of a LOAD.
 _LOAD_LOOPS = 3
 _LOAD_LIMITS = {field.name: field.maximum for field in fields_of(Opcode.LOAD)}
@@ -87,12 +90,13 @@ class Emitter:
     """Collects a program in program order.
 
     Addresses of data and of maps are offsets into their sections until :meth:`finish` knows where the sections begin. Data are
-    packed only when the image is asked for.
+    packed only when the image is asked for. ``advance`` is told now and then how many instructions there are.
     """
 
-    def __init__(self, config: EngineConfig, *, map_bytes: int) -> None:
+    def __init__(self, config: EngineConfig, *, map_bytes: int, advance: Callable[[int], None] | None = None) -> None:
         self.config = config
         self.map_bytes = map_bytes
+        self._advance = advance
         self.bytes_read = 0
         self.bytes_written = 0
         self.words_stored = 0
@@ -402,6 +406,8 @@ class Emitter:
 
     def _emit(self, opcode: Opcode, values: dict[str, int], section: str, reads: list[Access], writes: list[Access]) -> None:
         self._instructions.append((opcode, values | self._hazards.order(opcode, reads, writes), section))
+        if self._advance is not None and len(self._instructions) % _TOLD == 0:
+            self._advance(len(self._instructions))
 
     def finish(self, name: str) -> tuple[tuple[Instruction, ...], Callable[[], Bytes], int, int]:
         """End the program. Return its instructions, what packs its image, the address of the section of maps, and the bytes of

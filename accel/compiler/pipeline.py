@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from accel.compiler.emit import MEMORY_LIMIT, Emitter, align, map_alignment
@@ -28,11 +28,14 @@ MAX_BATCH = 1024
 _ROW_LIMIT = next(field.maximum for field in fields_of(Opcode.STORE) if field.name == "memory_stride_y")
 
 
-def compile_network(network: Network, config: EngineConfig, *, batch: int = 1, budget: int = 0) -> Program:
+def compile_network(
+    network: Network, config: EngineConfig, *, batch: int = 1, budget: int = 0, advance: Callable[[int], None] | None = None
+) -> Program:
     """Compile a network for an engine.
 
     ``batch``: images that one run of the program takes, layer by layer, so that they share what is loaded of a layer's weights.
-    ``budget``: instructions that may be replayed by the cycle model to choose between programs; 0 takes the first. Raises
+    ``budget``: instructions that may be replayed by the cycle model to choose between programs; 0 takes the first.
+    ``advance`` is told now and then how many instructions the program has so far. Raises
     :class:`~accel.compiler.CompileError`, naming the layer, for what the engine cannot run, and for a batch that its addresses do
     not reach.
     """
@@ -55,7 +58,7 @@ def compile_network(network: Network, config: EngineConfig, *, batch: int = 1, b
     contenders = [plans for _, plans in chosen]
 
     def build(choices: Mapping[int, Choice]) -> Program:
-        emitter = Emitter(config, map_bytes=map_bytes)
+        emitter = Emitter(config, map_bytes=map_bytes, advance=advance)
         ranges = lower(stages, contenders, choices, placement, maps, emitter)
         return _program(network, stages, maps, ranges, emitter, batch)
 

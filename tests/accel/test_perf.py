@@ -140,3 +140,14 @@ def test_units_work_on_one_instruction_after_the_other(preset: str, seed: int) -
         np.testing.assert_array_equal(line.spent(started + 1)[:, UnitState.BUSY], before + 1, err_msg=what)
         np.testing.assert_array_equal(line.spent(ended)[:, UnitState.BUSY], after - 1, err_msg=what)
         assert np.all(ended < estimate.retired[mine]), what
+
+
+def test_progress_is_told_now_and_then() -> None:
+    told: list[int] = []
+    program = compile_network(load_network("mobilenetv1-0.25-96"), PRESETS["base"], advance=told.append)
+    count = len(program.instructions)
+    assert count > 2048
+    assert told == list(range(1024, count, 1024))
+    told.clear()
+    perf.estimate(program, advance=told.append)
+    assert told == list(range(0, count, 1024))
