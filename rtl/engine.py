@@ -156,8 +156,10 @@ class Core(wiring.Component):
         wiring.connect(m, dispatcher.o_load, load.i_entry)
         wiring.connect(m, dispatcher.o_execute, execute.i_entry)
         wiring.connect(m, dispatcher.o_store, store.i_entry)
-        for unit in (load, execute, store):
-            m.d.comb += unit.i_completed.eq(dispatcher.o_completed)
+        m.d.comb += [
+            execute.i_completed.eq(dispatcher.o_completed),
+            execute.i_retire.eq(dispatcher.i_retire),
+        ]
         for queue in QUEUES:
             m.d.comb += [
                 dispatcher.i_retire[queue].eq(retire[queue]),
@@ -203,9 +205,9 @@ class Core(wiring.Component):
         ]
 
         # ---- end and errors ----
+        # with ``o_error``: a register of its own, because much hangs on it
         halt = Signal()
         m.d.comb += [
-            halt.eq(self.o_error != Error.NONE),
             dispatcher.i_halt.eq(halt),
             load.i_halt.eq(halt),
             read_port.i_halt.eq(halt),
@@ -217,6 +219,7 @@ class Core(wiring.Component):
         ]
         # the first error stays
         with m.If(~halt):
+            m.d.sync += halt.eq(load.o_fault | write_port.o_fault | (dispatcher.o_error != Error.NONE) | self.i_abort)
             with m.If(load.o_fault):
                 m.d.sync += [self.o_error.eq(Error.READ_FAULT), self.o_error_index.eq(load.o_fault_index)]
             with m.Elif(write_port.o_fault):
