@@ -555,8 +555,8 @@ class _Replay:
         unit = self.units[2]
         config = self.config
         # from a group's issue to its result at the head of the results: issue register, accumulators, operand tables, requantiser,
-        # table, pool, results
-        latency = 1 + 3 + (4 if config.elementwise else 0) + 8 + (2 if config.tables else 0) + 2
+        # table, results
+        latency = 1 + 2 + (2 if config.elementwise else 0) + 8 + (2 if config.tables else 0) + 1
         free = 0
         for index in range(1 << 62):
             while len(unit.entries) <= index:
@@ -1039,8 +1039,8 @@ class _WritePort:
         self.bus = config.bus_bytes
         self.latency = timing.latency
         self.interval = timing.interval
-        self._popped: list[int] = []  # for each transfer that has ended, when it left its queue
-        self._quiet: list[int] = []  # and from when on it and all before it are acknowledged
+        self._popped: list[int] = []  # for each transfer that was begun, when it left its queue
+        self._quiet: list[int] = []  # for each that has ended, from when on it and all before it are acknowledged
         self._announced: list[int] = []
         self._transfers: deque[Fields] = deque()
         self._left_words: deque[int] = deque()
@@ -1065,6 +1065,8 @@ class _WritePort:
         self._announced.append(taken)
         self._transfers.append(store)
         self._left_words.append(store["n_x"] * store["n_y"])
+        if len(self._transfers) == 1:
+            self._take()
         return taken
 
     def idle_at(self, cycle: int) -> int | None:
@@ -1147,18 +1149,22 @@ class _WritePort:
         if not self._burst_left:
             self._responses.append(sent + self.latency)
             if not self._bursts and self._left_words[0] == 1:
-                self._popped.append(sent)
                 self._quiet.append(sent + self.latency + 1)
+                if len(self._transfers) > 1:
+                    self._take()
         return shown
+
+    def _take(self) -> None:
+        """Take the next transfer from the queue: the sequencer is idle until it sees it."""
+        taken = max(self._state, self._announced[len(self._popped)] + 1)
+        self._popped.append(taken)
+        self._state = taken + 1
 
     def _open(self) -> None:
         """Go on to the next burst: its address and its data are offered from ``_state`` on."""
         store = self._transfers[0]
         address_state = self._state
         if not self._bursts:
-            if not self._row:
-                # idle until the transfer is seen
-                address_state = max(address_state, self._announced[len(self._popped)] + 1) + 1
             address_state += 1
             address = store["memory_address"] + self._row * store["memory_stride_y"]
             beat = address // self.bus

@@ -177,6 +177,7 @@ class Core(wiring.Component):
         beat_size = (config.bus_bytes - 1).bit_length()
         m.d.comb += [
             read_port.i_base.eq(self.i_base),
+            write_port.i_base.eq(self.i_base),
             self.m_axi_araddr.eq(read_port.o_address.payload.address),
             self.m_axi_arlen.eq(read_port.o_address.payload.length),
             self.m_axi_arsize.eq(beat_size),
@@ -188,7 +189,7 @@ class Core(wiring.Component):
             read_port.i_beat.payload.last.eq(self.m_axi_rlast),
             read_port.i_beat.valid.eq(self.m_axi_rvalid),
             self.m_axi_rready.eq(read_port.i_beat.ready),
-            self.m_axi_awaddr.eq(write_port.o_address.payload.address + self.i_base),
+            self.m_axi_awaddr.eq(write_port.o_address.payload.address),
             self.m_axi_awlen.eq(write_port.o_address.payload.length),
             self.m_axi_awsize.eq(beat_size),
             self.m_axi_awburst.eq(_AXI_INCR),
@@ -219,15 +220,14 @@ class Core(wiring.Component):
         ]
         # the first error stays
         with m.If(~halt):
-            m.d.sync += halt.eq(load.o_fault | write_port.o_fault | (dispatcher.o_error != Error.NONE) | self.i_abort)
             with m.If(load.o_fault):
-                m.d.sync += [self.o_error.eq(Error.READ_FAULT), self.o_error_index.eq(load.o_fault_index)]
+                m.d.sync += [halt.eq(1), self.o_error.eq(Error.READ_FAULT), self.o_error_index.eq(load.o_fault_index)]
             with m.Elif(write_port.o_fault):
-                m.d.sync += [self.o_error.eq(Error.WRITE_FAULT), self.o_error_index.eq(write_port.o_fault_index)]
+                m.d.sync += [halt.eq(1), self.o_error.eq(Error.WRITE_FAULT), self.o_error_index.eq(write_port.o_fault_index)]
             with m.Elif(dispatcher.o_error != Error.NONE):
-                m.d.sync += [self.o_error.eq(dispatcher.o_error), self.o_error_index.eq(dispatcher.o_index)]
+                m.d.sync += [halt.eq(1), self.o_error.eq(dispatcher.o_error), self.o_error_index.eq(dispatcher.o_index)]
             with m.Elif(self.i_abort):
-                m.d.sync += [self.o_error.eq(Error.ABORTED), self.o_error_index.eq(dispatcher.o_index)]
+                m.d.sync += [halt.eq(1), self.o_error.eq(Error.ABORTED), self.o_error_index.eq(dispatcher.o_index)]
         return m
 
 

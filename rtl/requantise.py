@@ -69,11 +69,14 @@ class Requantiser(wiring.Component):
             recipe = Signal(recipe_layout, name=f"recipe_{n}", reset_less=True)
             m.d.sync += recipe.eq(recipes[-1])
             recipes.append(recipe)
+        # for all lanes, with stage 3: whether the first shift rounds
+        double = Signal(reset_less=True)
+        m.d.sync += double.eq(recipes[2].rounding == Rounding.DOUBLE_AWAY)
         for lane in range(self.lanes):
-            m.d.comb += self.o_bytes[lane].eq(self._lane(m, lane, recipes))
+            m.d.comb += self.o_bytes[lane].eq(self._lane(m, lane, recipes, double))
         return m
 
-    def _lane(self, m: Module, lane: int, recipes: list[data.View]) -> Value:
+    def _lane(self, m: Module, lane: int, recipes: list[data.View], double: Value) -> Value:
         """Build one lane; ``recipes[n]`` is the recipe of the sum that entered n cycles ago."""
         parameter = self.i_parameters[lane]
 
@@ -92,28 +95,36 @@ class Requantiser(wiring.Component):
         biased = register(signed(32), "biased")
         m.d.sync += biased.eq((self.i_sums[lane] + parameter.bias)[:32].as_signed())
 
-        # 2, 3: product, with a second register for the multiplier blocks to absorb
+        # 2, 3: product, by way of those of the operands' halves, so that a multiplier has the way between two registers to itself
         product = register(signed(63), "product")
-        product_again = register(signed(63), "product_again")
         if self.multiplier:
             multiplier = register(31, "multiplier")
-            m.d.sync += [multiplier.eq(parameter.multiplier), product.eq(biased * multiplier)]
+            m.d.sync += multiplier.eq(parameter.multiplier)
+            low, middle, cross, high = (
+                register(signed(bits), name) for bits, name in ((32, "low"), (32, "middle"), (33, "cross"), (31, "high"))
+            )
+            m.d.sync += [
+                low.eq(biased[:16] * multiplier[:16]),
+                middle.eq(biased[:16] * multiplier[16:]),
+                cross.eq(biased[16:].as_signed() * multiplier[:16]),
+                high.eq(biased[16:].as_signed() * multiplier[16:]),
+            ]
+            m.d.sync += product.eq(Cat(low, high).as_signed() + ((middle + cross) << 16))
         else:
-            m.d.sync += product.eq(biased)
-        m.d.sync += product_again.eq(product)
+            later = register(signed(32), "biased_again")
+            m.d.sync += [later.eq(biased), product.eq(later)]
 
-        # 4: half of the first step is added only where that step rounds
+        # 4: half of the first step is added only where that step rounds; else any bit that the first shift drops is remembered
+        first_shift = first_shifts[2]
+        below = register(31, "below")
+        half = register(31, "half")
+        ones = _ones(first_shift)
+        m.d.sync += [below.eq(ones), half.eq(ones ^ (ones >> 1))]
         rounded = register(signed(64), "rounded")
         sticky = register(1, "sticky")
-        double = recipes[3].rounding == Rounding.DOUBLE_AWAY
-        first_shift = first_shifts[3]
-        # the bits that the first shift drops, and the highest of them
-        below = Signal(31, name=f"below_{lane}")
-        half = Signal(31, name=f"half_{lane}")
-        m.d.comb += [below.eq((1 << first_shift) - 1), half.eq(below ^ (below >> 1))]
         m.d.sync += [
-            rounded.eq(product_again + Mux(double, half, 0)),
-            sticky.eq((product_again[:31] & below).any() & ~double),
+            rounded.eq(product + (half & double.replicate(31))),
+            sticky.eq((product[:31] & below).any() & ~double),
         ]
 
         # 5: first shift
@@ -122,37 +133,41 @@ class Requantiser(wiring.Component):
         m.d.sync += [once.eq(rounded >> first_shifts[4]), once_sticky.eq(sticky)]
 
         # 6: second shift, keeping the bit below the point and whether anything lies below that
-        second_shift = second_shifts[5]
+        dropped = register(31, "dropped")
+        highest = register(31, "highest")
+        ones = _ones(second_shifts[4])
+        m.d.sync += [dropped.eq(ones >> 1), highest.eq(ones ^ (ones >> 1))]
         twice = register(signed(64), "twice")
         half_bit = register(1, "half_bit")
         rest = register(1, "rest")
-        dropped = Signal(31, name=f"dropped_{lane}")
-        highest = Signal(31, name=f"highest_{lane}")
-        m.d.comb += [dropped.eq((1 << second_shift) - 1), highest.eq(dropped ^ (dropped >> 1))]
         m.d.sync += [
-            twice.eq(once >> second_shift),
+            twice.eq(once >> second_shifts[5]),
             half_bit.eq((once[:31] & highest).any()),
-            rest.eq((once[:31] & (dropped >> 1)).any() | once_sticky),
+            rest.eq((once[:31] & dropped).any() | once_sticky),
         ]
 
-        # 7: round; 10 bits hold everything that the zero point and the clamp can bring back into a byte
-        rounding = recipes[6].rounding
-        up = Signal(name=f"up_{lane}")
-        with m.Switch(rounding):
+        # 7: whether to round up; 10 bits hold everything that this, the zero point and the clamp can bring back into a byte
+        up = register(1, "up")
+        with m.Switch(recipes[6].rounding):
             with m.Case(Rounding.DOUBLE_AWAY):
-                m.d.comb += up.eq(half_bit & (rest | ~twice[-1]))
+                m.d.sync += up.eq(half_bit & (rest | ~twice[-1]))
             with m.Case(Rounding.SINGLE_UP):
-                m.d.comb += up.eq(half_bit)
+                m.d.sync += up.eq(half_bit)
             with m.Case(Rounding.HALF_EVEN):
-                m.d.comb += up.eq(half_bit & (rest | twice[0]))
+                m.d.sync += up.eq(half_bit & (rest | twice[0]))
         near = register(signed(10), "near")
-        m.d.sync += near.eq(saturate(twice + up, -(1 << 9), (1 << 9) - 1))
+        m.d.sync += near.eq(saturate(twice, -(1 << 9), (1 << 9) - 1))
 
-        # 8: zero point and clamp
+        # 8: round, zero point and clamp
         byte = register(signed(8), "byte")
         final = recipes[7]
-        m.d.sync += byte.eq(saturate(near + final.zero_point, final.minimum, final.maximum))
+        m.d.sync += byte.eq(saturate(near + final.zero_point + up, final.minimum, final.maximum))
         return byte
+
+
+def _ones(count: Value) -> Value:
+    """Return as many ones as ``count`` (0 to 31) says, in 31 bits."""
+    return ((1 << count) - 1)[:31]
 
 
 assert (INT8_MIN, INT8_MAX) == (-128, 127), "the byte lanes are int8"

@@ -12,7 +12,7 @@ from accel.numerics import Rounding, requantise, shift_stages
 from rtl.accumulators import READ_LATENCY
 from rtl.layouts import QUEUES
 from rtl.requantise import Requantiser
-from rtl.store import RESULTS, StoreUnit
+from rtl.store import PAIR_LATENCY, RESULTS, TABLE_LATENCY, StoreUnit
 
 CONFIGS = {
     "tiny": PRESETS["tiny"],
@@ -28,7 +28,7 @@ WORDS = 256
 
 def ref_latency(config):
     """Return the cycles from a group's issue to its write."""
-    return 1 + READ_LATENCY + 4 * config.elementwise + Requantiser.LATENCY + 2 * config.tables + 2
+    return 1 + READ_LATENCY + PAIR_LATENCY * config.elementwise + Requantiser.LATENCY + TABLE_LATENCY * config.tables + 1
 
 
 class World:
