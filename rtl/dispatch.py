@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth import *
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from accel.config import QUEUE_DEPTH, EngineConfig
@@ -20,15 +20,104 @@ from accel.isa import (
     Target,
 )
 from accel.numerics import Rounding
-from rtl.layouts import ORDER_BITS, QUEUES, completed_layout, entry_layout, instruction_layout
+from rtl.layouts import (
+    ORDER_BITS,
+    QUEUES,
+    completed_layout,
+    entry_layout,
+    execute_entry_layout,
+    instruction_layout,
+    reached,
+    retire_layout,
+)
+from rtl.queue import Queue
 from rtl.read_port import read_beat_layout
 from rtl.write_port import address_layout
 
-__all__ = ["Dispatcher"]
+__all__ = ["Dispatcher", "EntryQueue"]
+
+_ENTRIES = {"load": entry_layout(), "execute": execute_entry_layout(), "store": entry_layout()}
+
+#: What is known of an instruction once all its beats are there: which unit it is for, if it is well-formed; else what it is. Of
+#: BEGIN, what fits.
+_kind_layout = data.StructLayout({"load": 1, "execute": 1, "store": 1, "end": 1, "begin": 1, "version": 1, "digest": 1, "error": 1})
+_fetched_layout = data.StructLayout({"word": 8 * INSTRUCTION_BYTES, "kind": _kind_layout})
+
+#: More than the instructions of a unit that can be under way: in its queue, and behind it a few for each stage of its pipeline.
+_UNFINISHED_BITS = 9
 
 #: Bytes fetched at a time, and instructions that the prefetch buffer holds.
 FETCH_BYTES = 128
 PREFETCH = 16
+
+
+class EntryQueue(wiring.Component):
+    """A queue of instructions that knows of its head, in a register, which orders are met.
+
+    An order that is met stays so. One that is not is looked at anew in each cycle in which its instruction is at the head or about
+    to come there.
+
+    Parameters
+    ----------
+    layout
+        An entry's, with ``orders``.
+    depth
+        Entries.
+    orders
+        Those of interest.
+
+    Members
+    -------
+    i_completed, i_retire
+        Counters of finished instructions, and whether they step.
+    i_entry
+        An instruction, with the orders that are known to be met in the next cycle.
+    o_entry
+        The head, with the orders that are met now (the one part of it that may change while it waits).
+    """
+
+    def __init__(self, *, layout: data.StructLayout, depth: int, orders: tuple[str, ...] = QUEUES) -> None:
+        self.layout = layout
+        self.depth = depth
+        self.orders = orders
+        super().__init__(
+            {
+                "i_completed": In(completed_layout()),
+                "i_retire": In(retire_layout()),
+                "i_entry": In(stream.Signature(layout)),
+                "o_entry": Out(stream.Signature(layout)),
+                "o_moves": Out(1),
+                "o_behind": Out(1),
+                "o_second": Out(layout),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.queue = queue = Queue(shape=self.layout, depth=self.depth)
+        m.d.comb += [
+            queue.w_data.eq(self.i_entry.payload),
+            queue.w_en.eq(self.i_entry.valid),
+            self.i_entry.ready.eq(queue.w_rdy),
+            self.o_entry.payload.eq(queue.r_data),
+            self.o_entry.valid.eq(queue.r_rdy),
+            queue.r_en.eq(self.o_entry.ready),
+            self.o_moves.eq(queue.o_moves),
+            self.o_behind.eq(queue.o_behind),
+            self.o_second.eq(queue.o_second),
+        ]
+        for name in self.orders:
+            head, second = queue.r_data.orders[name], queue.o_second.orders[name]
+            completed, retire = self.i_completed[name], self.i_retire[name]
+            met = Signal(name=f"met_{name}", reset_less=True)
+            with m.If(~queue.o_moves):
+                m.d.sync += met.eq(met | reached(head, completed, retire))
+            with m.Elif(queue.o_behind):
+                m.d.sync += met.eq(second.met | reached(second, completed, retire))
+            with m.Else():
+                m.d.sync += met.eq(self.i_entry.payload.orders[name].met)
+            m.d.comb += self.o_entry.payload.orders[name].met.eq(met)
+        return m
 
 
 class Dispatcher(wiring.Component):
@@ -68,10 +157,10 @@ class Dispatcher(wiring.Component):
             {
                 "i_halt": In(1),
                 "i_idle": In(1),
-                "i_retire": In(data.StructLayout({queue: 1 for queue in QUEUES})),
+                "i_retire": In(retire_layout()),
                 "o_address": Out(stream.Signature(address_layout)),
                 "i_beat": In(stream.Signature(read_beat_layout(config.bus_bytes))),
-                **{f"o_{queue}": Out(stream.Signature(entry_layout())) for queue in QUEUES},
+                **{f"o_{queue}": Out(stream.Signature(layout)) for queue, layout in _ENTRIES.items()},
                 "o_completed": Out(completed_layout()),
                 "o_done": Out(1),
                 "o_error": Out(Error),
@@ -82,90 +171,117 @@ class Dispatcher(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         buffer = self._fetch(m)
-        fetched = data.View(data.StructLayout({"word": 8 * INSTRUCTION_BYTES, "error": 1}), buffer.r_data)
-
-        opcode = fetched.word[:4]
-        begin = data.View(instruction_layout(Opcode.BEGIN), fetched.word)
-        load = data.View(instruction_layout(Opcode.LOAD), fetched.word)
+        fetched = buffer.r_data
+        kind = fetched.kind
 
         # ---- queues ----
         index = Signal(ORDER_BITS)
-        queues = {}
-        dispatched = {}
-        for name, code in zip(QUEUES, (Opcode.LOAD, Opcode.EXECUTE, Opcode.STORE), strict=True):
-            queue = fifo.SyncFIFO(width=entry_layout().size, depth=QUEUE_DEPTH)
-            m.submodules[f"{name}_queue"] = queue
-            out = getattr(self, f"o_{name}")
-            m.d.comb += [out.payload.eq(queue.r_data), out.valid.eq(queue.r_rdy), queue.r_en.eq(out.ready)]
-            queues[code] = queue
-            count = Signal(ORDER_BITS, name=f"dispatched_{name}")
-            with m.If(queue.w_en):
-                m.d.sync += count.eq(count + 1)
-            dispatched[name] = count
-            with m.If(self.i_retire[name]):
-                m.d.sync += self.o_completed[name].eq(self.o_completed[name] + 1)
-
         # all units' instructions have the order fields in the same place
-        entry = Signal(entry_layout())
-        m.d.comb += [entry.word.eq(fetched.word), entry.index.eq(index)]
-        for name in QUEUES:
-            distance = load[f"after_{name}"]
+        fields = data.View(instruction_layout(Opcode.LOAD), fetched.word)
+        orders = Signal(entry_layout()["orders"].shape)
+        queues = {}
+        all_retired: Value = Const(1)
+        for name, layout in _ENTRIES.items():
+            m.submodules[f"{name}_queue"] = queue = EntryQueue(layout=layout, depth=QUEUE_DEPTH)
+            queues[name] = queue
+            wiring.connect(m, queue.o_entry, wiring.flipped(getattr(self, f"o_{name}")))
+            entry = queue.i_entry.payload
             m.d.comb += [
-                entry.orders[name].active.eq((distance != UNORDERED) & (dispatched[name] > distance)),
-                entry.orders[name].target.eq(dispatched[name] - distance),
+                queue.i_completed.eq(self.o_completed),
+                queue.i_retire.eq(self.i_retire),
+                entry.word.eq(fetched.word),
+                entry.index.eq(index),
+                entry.orders.eq(orders),
             ]
-        for queue in queues.values():
-            m.d.comb += queue.w_data.eq(entry)
+            taken = queue.i_entry.valid & queue.i_entry.ready
+            retire = self.i_retire[name]
+            dispatched = Signal(ORDER_BITS, name=f"dispatched_{name}")
+            # those dispatched and not finished, less one: what a distance is compared with by a single carry chain
+            unfinished = Signal(signed(_UNFINISHED_BITS), name=f"unfinished_{name}", init=-1)
+            with m.If(taken):
+                m.d.sync += dispatched.eq(dispatched + 1)
+            with m.If(retire):
+                m.d.sync += self.o_completed[name].eq(self.o_completed[name] + 1)
+            with m.If(taken & ~retire):
+                m.d.sync += unfinished.eq(unfinished + 1)
+            with m.Elif(retire & ~taken):
+                m.d.sync += unfinished.eq(unfinished - 1)
+            all_retired = all_retired & (unfinished == -1)
+
+            distance = fields[f"after_{name}"]
+            slack = Cat(Const(1, 1), distance, Const(0, 1)).as_signed() + Cat(retire, ~unfinished).as_signed()
+            m.d.comb += [
+                orders[name].met.eq((distance == UNORDERED) | ~slack[-1]),
+                orders[name].before.eq(dispatched + ~Cat(distance, Const(0, ORDER_BITS - len(distance)))),
+            ]
+        execute = data.View(instruction_layout(Opcode.EXECUTE), fetched.word)
+        only = queues["execute"].i_entry.payload.only
+        m.d.comb += [
+            only.block.eq(execute.n_block == 1),
+            only.ky.eq(execute.n_ky == 1),
+            only.kx.eq(execute.n_kx == 1),
+            only.tap_rows.eq(execute.tap_rows == 1),
+        ]
 
         # ---- dispatch ----
-        malformed = Signal()
-        with m.Switch(opcode):
-            for code, check in (
-                (Opcode.LOAD, self._bad_load),
-                (Opcode.EXECUTE, self._bad_execute),
-                (Opcode.STORE, self._bad_store),
-            ):
-                with m.Case(code):
-                    m.d.comb += malformed.eq(check(data.View(instruction_layout(code), fetched.word)))
-
-        begun = Signal()
+        # before BEGIN; after it and before the end; an instruction's index would not fit
+        starting = Signal(init=1)
+        running = Signal()
         ended = Signal()
+        overrun = Signal()
+        begin = Signal()
+        takes = Signal()
+        m.d.comb += [
+            takes.eq(buffer.r_rdy & running & ~self.i_halt),
+            *(queue.i_entry.valid.eq(takes & kind[name]) for name, queue in queues.items()),
+            begin.eq(buffer.r_rdy & starting & ~self.i_halt & kind.begin & kind.version & kind.digest),
+            buffer.r_en.eq(
+                begin | (takes & Cat(kind[name] & queue.i_entry.ready for name, queue in queues.items()).any()),
+            ),
+        ]
+        with m.If(buffer.r_en):
+            m.d.sync += index.eq(index + 1)
+            with m.If(index == (1 << ORDER_BITS) - 2):
+                m.d.sync += [overrun.eq(1), running.eq(0)]
 
         def refuse(error: Error) -> None:
-            m.d.sync += [self.o_error.eq(error), self.o_index.eq(index)]
+            m.d.sync += [self.o_error.eq(error), self.o_index.eq(index), starting.eq(0), running.eq(0), overrun.eq(0)]
 
-        with m.If(buffer.r_rdy & ~self.i_halt & ~ended & (self.o_error == Error.NONE)):
-            with m.If(fetched.error):
+        with m.If(begin):
+            m.d.sync += [starting.eq(0), running.eq(1)]
+        with m.Elif(buffer.r_rdy & ~self.i_halt & (starting | running | overrun)):
+            with m.If(kind.error):
                 refuse(Error.READ_FAULT)
-            with m.Elif(~begun):
-                with m.If((opcode != Opcode.BEGIN) | (begin.magic != MAGIC)):
+            with m.Elif(running):
+                with m.If(kind.end):
+                    m.d.sync += [running.eq(0), ended.eq(1)]
+                with m.Elif(~(kind.load | kind.execute | kind.store)):
                     refuse(Error.BAD_OPCODE)
-                with m.Elif(begin.isa_version != ISA_VERSION):
-                    refuse(Error.BAD_VERSION)
-                with m.Elif(begin.digest != self.config.digest):
-                    refuse(Error.BAD_DIGEST)
-                with m.Else():
-                    m.d.comb += buffer.r_en.eq(1)
-                    m.d.sync += [begun.eq(1), index.eq(index + 1)]
-            with m.Elif(malformed | (index == (1 << ORDER_BITS) - 1)):
+            with m.Elif(overrun | ~kind.begin):
                 refuse(Error.BAD_OPCODE)
+            with m.Elif(~kind.version):
+                refuse(Error.BAD_VERSION)
             with m.Else():
-                with m.Switch(opcode):
-                    for code, queue in queues.items():
-                        with m.Case(code):
-                            with m.If(queue.w_rdy):
-                                m.d.comb += [queue.w_en.eq(1), buffer.r_en.eq(1)]
-                                m.d.sync += index.eq(index + 1)
-                    with m.Case(Opcode.END):
-                        m.d.sync += ended.eq(1)
-                    with m.Default():
-                        refuse(Error.BAD_OPCODE)
+                refuse(Error.BAD_DIGEST)
 
-        all_retired: Value = Const(1)
-        for name in QUEUES:
-            all_retired = all_retired & (self.o_completed[name] == dispatched[name])
         m.d.sync += self.o_done.eq(ended & all_retired & self.i_idle)
         return m
+
+    def _kind(self, word: Value, error: Value) -> dict[str, Value]:
+        """Return what is known of an instruction: see ``_kind_layout``."""
+        opcode = word[:4]
+        begin = data.View(instruction_layout(Opcode.BEGIN), word)
+        checks = {"load": self._bad_load, "execute": self._bad_execute, "store": self._bad_store}
+        units = {}
+        for name, code in zip(QUEUES, (Opcode.LOAD, Opcode.EXECUTE, Opcode.STORE), strict=True):
+            units[name] = ~error & (opcode == code) & ~checks[name](data.View(instruction_layout(code), word))
+        return units | {
+            "end": ~error & (opcode == Opcode.END),
+            "begin": ~error & (opcode == Opcode.BEGIN) & (begin.magic == MAGIC),
+            "version": begin.isa_version == ISA_VERSION,
+            "digest": begin.digest == self.config.digest,
+            "error": error,
+        }
 
     # What would hang a unit, or leave it out of step with the memory port or with what the instruction set says, is refused here.
 
@@ -237,31 +353,37 @@ class Dispatcher(wiring.Component):
             | (store.to_memory & unaligned)
         )
 
-    def _fetch(self, m: Module) -> fifo.SyncFIFO:
-        """Read ahead into a buffer of instructions (each with the error flag of its beats) and return it."""
+    def _fetch(self, m: Module) -> Queue:
+        """Read ahead into a buffer of instructions and return it."""
         bus = self.config.bus_bytes
-        layout = data.StructLayout({"word": 8 * INSTRUCTION_BYTES, "error": 1})
-        m.submodules.prefetch = buffer = fifo.SyncFIFO(width=layout.size, depth=PREFETCH)
+        m.submodules.prefetch = buffer = Queue(shape=_fetched_layout, depth=PREFETCH)
         chunk = FETCH_BYTES // INSTRUCTION_BYTES
 
-        # instructions in the buffer or on their way to it
-        promised = Signal(range(PREFETCH + 1))
-        address = Signal(32)
-        sent = Signal()
+        # Bursts that the buffer has room for, besides those on their way to it: as many ones. A chunk of instructions that has left
+        # makes room for another. (The read port takes no address in a halt.)
+        room = Signal(PREFETCH // chunk, init=-1)
+        left = Signal(range(chunk))
+        address = Signal(32 - _log2(FETCH_BYTES))
         m.d.comb += [
-            self.o_address.payload.address.eq(address),
+            self.o_address.payload.address.eq(Cat(Const(0, _log2(FETCH_BYTES)), address)),
             self.o_address.payload.length.eq(FETCH_BYTES // bus - 1),
-            self.o_address.valid.eq(sent | ((promised <= PREFETCH - chunk) & ~self.i_halt & ~self.o_done)),
+            self.o_address.valid.eq(room[0]),
         ]
-        taken = Signal()
-        m.d.comb += taken.eq(self.o_address.valid & self.o_address.ready)
-        # an address once shown must stay, even when the engine halts
-        m.d.sync += sent.eq(self.o_address.valid & ~self.o_address.ready)
+        pops = buffer.r_en & buffer.r_rdy
+        taken = room[0] & self.o_address.ready
+        frees = pops & (left == chunk - 1)
+        with m.If(pops):
+            m.d.sync += left.eq(left + 1)
         with m.If(taken):
-            m.d.sync += address.eq(address + FETCH_BYTES)
-        m.d.sync += promised.eq(promised + Mux(taken, chunk, 0) - (buffer.r_en & buffer.r_rdy))
+            m.d.sync += address.eq(address + 1)
+        with m.If(taken & ~frees):
+            m.d.sync += room.eq(room[1:])
+        with m.Elif(frees & ~taken):
+            m.d.sync += room.eq(Cat(1, room))
 
-        entry = data.View(layout, buffer.w_data)
+        entry = buffer.w_data
+        error_now = Signal()
+        m.d.comb += [entry.kind[name].eq(value) for name, value in self._kind(entry.word, error_now).items()]
         beat = self.i_beat.payload
         if bus <= INSTRUCTION_BYTES:
             parts = INSTRUCTION_BYTES // bus
@@ -273,7 +395,7 @@ class Dispatcher(wiring.Component):
                 word.eq(gathered),
                 word.word_select(parts - 1, 8 * bus).eq(beat.data),
                 entry.word.eq(word),
-                entry.error.eq(error | beat.error),
+                error_now.eq(error | beat.error),
                 buffer.w_en.eq(self.i_beat.valid & (part == parts - 1)),
                 self.i_beat.ready.eq(1),
             ]
@@ -288,7 +410,7 @@ class Dispatcher(wiring.Component):
             part = Signal(range(parts))
             m.d.comb += [
                 entry.word.eq(beat.data.word_select(part, 8 * INSTRUCTION_BYTES)),
-                entry.error.eq(beat.error),
+                error_now.eq(beat.error),
                 buffer.w_en.eq(self.i_beat.valid),
                 self.i_beat.ready.eq(part == parts - 1),
             ]

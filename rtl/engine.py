@@ -156,8 +156,10 @@ class Core(wiring.Component):
         wiring.connect(m, dispatcher.o_load, load.i_entry)
         wiring.connect(m, dispatcher.o_execute, execute.i_entry)
         wiring.connect(m, dispatcher.o_store, store.i_entry)
-        for unit in (load, execute, store):
-            m.d.comb += unit.i_completed.eq(dispatcher.o_completed)
+        m.d.comb += [
+            execute.i_completed.eq(dispatcher.o_completed),
+            execute.i_retire.eq(dispatcher.i_retire),
+        ]
         for queue in QUEUES:
             m.d.comb += [
                 dispatcher.i_retire[queue].eq(retire[queue]),
@@ -204,6 +206,7 @@ class Core(wiring.Component):
         ]
 
         # ---- end and errors ----
+        # with ``o_error``: a register of its own, because much hangs on it
         halt = Signal()
         m.d.comb += [
             dispatcher.i_halt.eq(halt),

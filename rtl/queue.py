@@ -57,11 +57,11 @@ class Queue(wiring.Component):
         m = Module()
         head = Signal(self.shape, reset_less=True)
         valid = Signal()
-        behind = Signal()
-        full = Signal()
+        # how many are behind the head: as many ones, so that room and emptiness are registers
+        places = self.depth - 1
+        waiting = Signal(places)
+        behind, full = waiting[0], waiting[-1]
         push = Signal()
-        keep = Signal()
-        fetch = Signal()
         m.d.comb += [
             self.r_data.eq(head),
             self.r_rdy.eq(valid),
@@ -69,46 +69,36 @@ class Queue(wiring.Component):
             self.o_behind.eq(behind),
             self.o_moves.eq(~valid | self.r_en),
             push.eq(self.w_en & ~full),
-            # whether the entry pushed goes behind the head, and whether one comes from there
-            keep.eq(push & (behind | (valid & ~self.r_en))),
-            fetch.eq(behind & self.r_en),
         ]
+        more = Mux(push & valid, Cat(1, waiting), waiting)
+        fewer = Mux(push, waiting, waiting >> 1)
+        m.d.sync += [valid.eq(behind | push | (valid & ~self.r_en)), waiting.eq(Mux(self.r_en, fewer, more))]
         with m.If(self.o_moves):
-            m.d.sync += valid.eq(behind | push)
             with m.If(behind):
                 m.d.sync += head.eq(self.o_second)
             with m.Else():
                 m.d.sync += head.eq(self.w_data)
 
-        places = self.depth - 1
         if places == 1:
             second = Signal(self.shape, reset_less=True)
             m.d.comb += self.o_second.eq(second)
             with m.If(push):
                 m.d.sync += second.eq(self.w_data)
-            # full: nothing is pushed
-            m.d.sync += behind.eq(keep | (behind & ~self.r_en))
-            m.d.comb += full.eq(behind)
             return m
 
         m.submodules.storage = storage = memory.Memory(shape=self.shape, depth=places, init=[])
         read, write = storage.read_port(domain="comb"), storage.write_port()
         produce, consume = Signal(range(places)), Signal(range(places))
-        count = Signal(range(places + 1))
         m.d.comb += [
             read.addr.eq(consume),
             self.o_second.eq(read.data),
             write.addr.eq(produce),
             write.data.eq(self.w_data),
-            # one that goes straight to the head does no harm here
             write.en.eq(push),
         ]
-        with m.If(keep):
+        # an entry that goes straight to the head passes through a place all the same
+        with m.If(push):
             m.d.sync += produce.eq(Mux(produce == places - 1, 0, produce + 1))
-        with m.If(fetch):
+        with m.If(self.o_moves & (behind | push)):
             m.d.sync += consume.eq(Mux(consume == places - 1, 0, consume + 1))
-        with m.If(keep & ~fetch):
-            m.d.sync += [count.eq(count + 1), behind.eq(1), full.eq(count == places - 1)]
-        with m.Elif(fetch & ~keep):
-            m.d.sync += [count.eq(count - 1), behind.eq(count != 1), full.eq(0)]
         return m

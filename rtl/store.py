@@ -10,7 +10,7 @@ from accel.config import EngineConfig
 from accel.isa import Opcode, Source, UnitState
 from accel.numerics import INT8_MIN
 from rtl.accumulators import READ_LATENCY, drain_layout
-from rtl.layouts import completed_layout, entry_layout, instruction_layout, is_ordered
+from rtl.layouts import entry_layout, instruction_layout
 from rtl.queue import Queue
 from rtl.ram import ram
 from rtl.requantise import Requantiser, parameter_layout, recipe_layout
@@ -66,8 +66,6 @@ class StoreUnit(wiring.Component):
     -------
     i_entry
         Queue of STOREs.
-    i_completed
-        Counters of finished instructions.
     o_drain, i_lanes
         The accumulators' read port.
     i_table
@@ -89,7 +87,6 @@ class StoreUnit(wiring.Component):
         super().__init__(
             {
                 "i_entry": In(stream.Signature(entry_layout())),
-                "i_completed": In(completed_layout()),
                 "o_drain": Out(drain_layout(config.column_groups)),
                 "i_lanes": In(data.ArrayLayout(signed(32), config.lanes)),
                 "i_table": In(table_write_layout(config.lanes)),
@@ -144,12 +141,7 @@ class StoreUnit(wiring.Component):
         active = Signal()
         announced = Signal()
         ready = Signal()
-        m.d.comb += ready.eq(
-            self.i_entry.valid
-            & is_ordered(entry.orders.load, self.i_completed.load)
-            & is_ordered(entry.orders.execute, self.i_completed.execute)
-            & is_ordered(entry.orders.store, self.i_completed.store)
-        )
+        m.d.comb += ready.eq(self.i_entry.valid & entry.orders.load.met & entry.orders.execute.met & entry.orders.store.met)
         # The instruction stays at the head of the queue until its last group is issued.
         address, row_address = Signal(16, reset_less=True), Signal(16, reset_less=True)
         memory_low, memory_row = Signal(6, reset_less=True), Signal(6, reset_less=True)
@@ -381,11 +373,11 @@ class StoreUnit(wiring.Component):
             m.d.comb += self.o_state.eq(UnitState.BUSY)
         with m.Elif(active):
             m.d.comb += self.o_state.eq(Mux(store.to_memory & ~announced, UnitState.WAIT_MEMORY, held_up))
-        with m.Elif(self.i_entry.valid & ~is_ordered(entry.orders.execute, self.i_completed.execute)):
+        with m.Elif(self.i_entry.valid & ~entry.orders.execute.met):
             m.d.comb += self.o_state.eq(UnitState.WAIT_EXECUTE)
-        with m.Elif(self.i_entry.valid & ~is_ordered(entry.orders.load, self.i_completed.load)):
+        with m.Elif(self.i_entry.valid & ~entry.orders.load.met):
             m.d.comb += self.o_state.eq(UnitState.WAIT_LOAD)
-        with m.Elif(self.i_entry.valid & ~is_ordered(entry.orders.store, self.i_completed.store)):
+        with m.Elif(self.i_entry.valid & ~entry.orders.store.met):
             m.d.comb += self.o_state.eq(UnitState.WAIT_STORE)
         with m.Elif(self.i_entry.valid | (credits != RESULTS)):
             m.d.comb += self.o_state.eq(held_up)

@@ -21,7 +21,7 @@ CONFIGS = {
     "wide": replace(PRESETS["small"], columns=8, lanes=4, parameter_channels=128, tables=False),
     "tall": replace(PRESETS["small"], rows=6, columns=2, lanes=2, tables=False, elementwise=False),
 }
-NO_ORDER = {queue: {"active": 0, "target": 0} for queue in QUEUES}
+NO_ORDER = {queue: {"met": 1, "before": 0} for queue in QUEUES}
 ONCE = {"minimum": -128, "maximum": 127, "pool": 1, "groups": 1, "n_x": 1, "n_y": 1, "period_log2": 7, "to_scratchpad": 1}
 WORDS = 256
 
@@ -315,13 +315,12 @@ def test_orders(bench, queue, state):
     seen = {}
 
     async def run(ctx):
-        orders = NO_ORDER | {queue: {"active": 1, "target": 5}}
-        ctx.set(around.block.i_completed, {name: 4 if name == queue else 9 for name in QUEUES})
+        orders = NO_ORDER | {queue: {"met": 0, "before": 4}}
         ctx.set(around.block.i_entry.payload, entries_of([store], orders)[0])
         ctx.set(around.block.i_entry.valid, 1)
         await bench.repeat(ctx, 20)
         seen["before"] = set(around.states[-19:])
-        ctx.set(around.block.i_completed, {queue: 5})
+        ctx.set(around.block.i_entry.payload.orders, NO_ORDER)
         seen["held"] = around.now
         await bench.until(ctx, around.block.i_entry.ready)
         ctx.set(around.block.i_entry.valid, 0)
