@@ -120,9 +120,8 @@ class Accumulators(wiring.Component):
         manner = data.StructLayout(
             {
                 "address": bits,
-                "half": 1,
                 "from_array": 1,
-                "overwrite": 1,
+                "keeps": 2,
                 "forward": 1,
                 "maximum": 1,
                 "low": 1,
@@ -140,9 +139,8 @@ class Accumulators(wiring.Component):
                     event.writes.eq(Cat(~half, half) & (~stage.drop).replicate(2)),
                     event.last.eq(stage.last),
                     how.address.eq(stage.address[:bits]),
-                    how.half.eq(half),
                     how.from_array.eq(stage.operation == Operation.ARRAY),
-                    how.overwrite.eq(stage.overwrite),
+                    how.keeps.eq(Cat(~half, half) & (~stage.overwrite & ~stage.forward).replicate(2)),
                     how.forward.eq(stage.forward),
                     how.maximum.eq((stage.operation == Operation.MAX) & ~stage.overwrite),
                     how.low.eq(stage.operation == Operation.LOW),
@@ -174,6 +172,7 @@ class Accumulators(wiring.Component):
                 m.d.sync += bypass.eq(byte)
 
             total = Signal(signed(32), name=f"total_{c}", reset_less=True)
+            kept = [Signal(32, name=f"kept_{half}_{c}", reset_less=True) for half in range(2)]
             for half in range(2):
                 # a word is read again when it has been written, unless the sum so far is forwarded
                 m.submodules[f"half_{half}_bank_{c}"] = bank = ram(shape=32, depth=self.depth)
@@ -186,15 +185,12 @@ class Accumulators(wiring.Component):
                     write.addr.eq(to.address),
                     write.data.eq(total),
                 ]
-                m.d.sync += drained[half][c].eq(read.data)
+                m.d.sync += [drained[half][c].eq(read.data), kept[half].eq(Mux(taking.keeps[half], read.data, 0))]
 
             value = Signal(signed(32), name=f"value_{c}")
             old = Signal(signed(32), name=f"old_{c}")
             m.d.comb += value.eq(Mux(adding.from_array, self.i_sums[c], bypass))
-            with m.If(adding.forward):
-                m.d.comb += old.eq(total)
-            with m.Elif(~adding.overwrite):
-                m.d.comb += old.eq(Mux(adding.half, drained[1][c], drained[0][c]))
+            m.d.comb += old.eq(kept[0] | kept[1] | (total & adding.forward.replicate(32)))
             with m.If(adding.maximum):
                 # (a subtraction, because a comparison becomes a tree of look-up tables, and no carry chain)
                 m.d.sync += total.eq(Mux((old - value)[-1], value, old))

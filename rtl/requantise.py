@@ -69,14 +69,11 @@ class Requantiser(wiring.Component):
             recipe = Signal(recipe_layout, name=f"recipe_{n}", reset_less=True)
             m.d.sync += recipe.eq(recipes[-1])
             recipes.append(recipe)
-        # for all lanes, with stage 3: whether the first shift rounds
-        double = Signal(reset_less=True)
-        m.d.sync += double.eq(recipes[2].rounding == Rounding.DOUBLE_AWAY)
         for lane in range(self.lanes):
-            m.d.comb += self.o_bytes[lane].eq(self._lane(m, lane, recipes, double))
+            m.d.comb += self.o_bytes[lane].eq(self._lane(m, lane, recipes))
         return m
 
-    def _lane(self, m: Module, lane: int, recipes: list[data.View], double: Value) -> Value:
+    def _lane(self, m: Module, lane: int, recipes: list[data.View]) -> Value:
         """Build one lane; ``recipes[n]`` is the recipe of the sum that entered n cycles ago."""
         parameter = self.i_parameters[lane]
 
@@ -85,7 +82,7 @@ class Requantiser(wiring.Component):
 
         first_shifts = [parameter.first_shift]
         second_shifts = [parameter.second_shift]
-        for shifts, stages, name in ((first_shifts, 4, "first_shift"), (second_shifts, 5, "second_shift")):
+        for shifts, stages, name in ((first_shifts, 4, "first_shift"), (second_shifts, 6, "second_shift")):
             for n in range(stages):
                 later = register(5, f"{name}_{n}")
                 m.d.sync += later.eq(shifts[-1])
@@ -114,49 +111,59 @@ class Requantiser(wiring.Component):
             later = register(signed(32), "biased_again")
             m.d.sync += [later.eq(biased), product.eq(later)]
 
-        # 4: half of the first step is added only where that step rounds; else any bit that the first shift drops is remembered
-        first_shift = first_shifts[2]
+        # 4, 5: first shift. Where it rounds, the highest of the bits that it drops is added (as good as half a step before it);
+        # else any bit among them is remembered. The last bit of the distance is left to the cycle of the addition.
+        double = recipes[2].rounding == Rounding.DOUBLE_AWAY
         below = register(31, "below")
         half = register(31, "half")
-        ones = _ones(first_shift)
-        m.d.sync += [below.eq(ones), half.eq(ones ^ (ones >> 1))]
-        rounded = register(signed(64), "rounded")
+        m.d.sync += [below.eq(Mux(double, 0, _below(first_shifts[2]))), half.eq(Mux(double, _half(first_shifts[2]), 0))]
+        shifted = register(signed(63), "shifted")
+        carry = register(1, "carry")
         sticky = register(1, "sticky")
         m.d.sync += [
-            rounded.eq(product + (half & double.replicate(31))),
-            sticky.eq((product[:31] & below).any() & ~double),
+            shifted.eq(product >> (first_shifts[3] & 0b11110)),
+            carry.eq((product[:31] & half).any()),
+            sticky.eq((product[:31] & below).any()),
         ]
-
-        # 5: first shift
         once = register(signed(64), "once")
         once_sticky = register(1, "once_sticky")
-        m.d.sync += [once.eq(rounded >> first_shifts[4]), once_sticky.eq(sticky)]
+        m.d.sync += [once.eq(Mux(first_shifts[4][0], shifted >> 1, shifted) + carry), once_sticky.eq(sticky)]
 
-        # 6: second shift, keeping the bit below the point and whether anything lies below that
+        # 6: second shift, but for the last bit of its distance, keeping the bit below the point and whether anything lies below
+        # that. A sum beyond 42 bits is beyond the clamp, however far it is shifted.
         dropped = register(31, "dropped")
         highest = register(31, "highest")
-        ones = _ones(second_shifts[4])
-        m.d.sync += [dropped.eq(ones >> 1), highest.eq(ones ^ (ones >> 1))]
-        twice = register(signed(64), "twice")
+        m.d.sync += [dropped.eq(_below(second_shifts[4]) >> 1), highest.eq(_half(second_shifts[4]))]
+        twice = register(signed(42), "twice")
+        negative = register(1, "negative")
+        huge = register(1, "huge")
         half_bit = register(1, "half_bit")
         rest = register(1, "rest")
         m.d.sync += [
-            twice.eq(once >> second_shifts[5]),
+            twice.eq(once[:42].as_signed() >> (second_shifts[5] & 0b11110)),
+            negative.eq(once[-1]),
+            huge.eq(once[41:].any() & ~once[41:].all()),
             half_bit.eq((once[:31] & highest).any()),
             rest.eq((once[:31] & dropped).any() | once_sticky),
         ]
 
-        # 7: whether to round up; 10 bits hold everything that this, the zero point and the clamp can bring back into a byte
+        # 7: whether to round up; 10 bits hold everything that this, the zero point and the clamp can bring back into a byte. If
+        # there are more, the tenth is made to differ from the sign, which is beyond the clamp.
+        fine = second_shifts[6][0]
         up = register(1, "up")
         with m.Switch(recipes[6].rounding):
             with m.Case(Rounding.DOUBLE_AWAY):
-                m.d.sync += up.eq(half_bit & (rest | ~twice[-1]))
+                m.d.sync += up.eq(half_bit & (rest | ~negative))
             with m.Case(Rounding.SINGLE_UP):
                 m.d.sync += up.eq(half_bit)
             with m.Case(Rounding.HALF_EVEN):
-                m.d.sync += up.eq(half_bit & (rest | twice[0]))
-        near = register(signed(10), "near")
-        m.d.sync += near.eq(saturate(twice, -(1 << 9), (1 << 9) - 1))
+                m.d.sync += up.eq(half_bit & (rest | Mux(fine, twice[1], twice[0])))
+        near = register(signed(11), "near")
+        # (the tenth bit counts among those above unless it is shifted down; the highest is the sign, if the sum was not huge)
+        above = twice[10:-1]
+        positive = ~(Cat(above, huge).any() | (twice[9] & ~fine))
+        fits = Mux(negative, Cat(above, ~huge).all() & (twice[9] | fine), positive)
+        m.d.sync += near.eq(Cat(Mux(fine, twice[1:10], twice[:9]), Mux(fits, negative, ~negative), negative))
 
         # 8: round, zero point and clamp
         byte = register(signed(8), "byte")
@@ -165,9 +172,14 @@ class Requantiser(wiring.Component):
         return byte
 
 
-def _ones(count: Value) -> Value:
-    """Return as many ones as ``count`` (0 to 31) says, in 31 bits."""
-    return ((1 << count) - 1)[:31]
+def _below(shift: Value) -> Value:
+    """Return the bits that a shift by 0 to 31 drops, as a mask."""
+    return ~(((1 << 31) - 1) << shift)[:31]
+
+
+def _half(shift: Value) -> Value:
+    """Return the highest of them."""
+    return Cat(shift == n + 1 for n in range(31))
 
 
 assert (INT8_MIN, INT8_MAX) == (-128, 127), "the byte lanes are int8"

@@ -105,13 +105,15 @@ class StoreUnit(wiring.Component):
         lanes = config.lanes
         # groups of ``lanes`` bytes in a scratchpad word
         word_groups = config.rows // lanes
+        periods = (config.rows - 1).bit_length()
 
-        # Where a result goes (which group of its word), and what it ends: whether with it a word is written, or sent to memory.
+        # Where a result goes (which group of its word, and in which of the possible periods that is repeated, if at all), and what
+        # it ends: whether with it a word is written, or sent to memory.
         place = data.StructLayout(
             {
                 "address": 16,
                 "here": word_groups,
-                "period_log2": 3,
+                "repeats": periods,
                 "word_last": 1,
                 "writes": 1,
                 "sends": 1,
@@ -149,8 +151,9 @@ class StoreUnit(wiring.Component):
         pool_first = Signal(reset_less=True)
 
         credits = Signal(range(RESULTS + 1), init=RESULTS)
+        has_credit = Signal(init=1)
         issue = Signal()
-        m.d.comb += issue.eq(active & (credits != 0) & (announced | ~store.to_memory))
+        m.d.comb += issue.eq(active & has_credit & (announced | ~store.to_memory))
 
         begin = Signal()
         m.d.comb += begin.eq(ready & ~active)
@@ -226,7 +229,7 @@ class StoreUnit(wiring.Component):
             first_tag.recipe.maximum.eq(store.maximum),
             first_tag.place.address.eq(address),
             first_tag.place.here.eq(here),
-            first_tag.place.period_log2.eq(store.period_log2),
+            *(first_tag.place.repeats[log2].eq(store.period_log2 == log2) for log2 in range(periods)),
             first_tag.place.word_last.eq(group_last),
             first_tag.place.writes.eq(group_last & store.to_scratchpad),
             first_tag.place.sends.eq(group_last & store.to_memory),
@@ -285,8 +288,9 @@ class StoreUnit(wiring.Component):
         for lane in range(lanes):
             largest = Signal(signed(8), name=f"largest_{lane}")
             before = Mux(final.pool_first, INT8_MIN, best[lane][final.slot])
+            # (a subtraction, because its sign comes sooner than what a comparison is made of)
             m.d.comb += [
-                largest.eq(Mux(before > values[lane], before, values[lane])),
+                largest.eq(Mux((values[lane] - before)[-1], before, values[lane])),
                 finished.bytes[lane].eq(largest),
             ]
             with m.If(final_valid):
@@ -319,6 +323,8 @@ class StoreUnit(wiring.Component):
         # Results that the pool swallows give their credit back when they leave the pipeline.
         swallowed = final_valid & ~final.pool_last
         m.d.sync += credits.eq(credits - issue + swallowed + fire)
+        # whether any is left, without a look at that sum
+        m.d.sync += has_credit.eq((credits > 1) | swallowed | fire | ((credits == 1) & ~issue))
 
         merged = Signal.like(word)
         merged_has = Signal(word_groups)
@@ -346,14 +352,13 @@ class StoreUnit(wiring.Component):
             # with a period, bank r repeats byte r % period
             has = Signal(name=f"has_{bank}")
             m.d.comb += [has.eq(merged_has[bank // lanes]), self.o_write.data[bank].eq(merged_bytes.word_select(bank, 8))]
-            with m.Switch(head.place.period_log2):
-                for log2 in range((config.rows - 1).bit_length()):
-                    source = bank % (1 << log2)
-                    with m.Case(log2):
-                        m.d.comb += [
-                            has.eq(merged_has[source // lanes]),
-                            self.o_write.data[bank].eq(merged_bytes.word_select(source, 8)),
-                        ]
+            for log2 in range(periods):
+                source = bank % (1 << log2)
+                with m.If(head.place.repeats[log2]):
+                    m.d.comb += [
+                        has.eq(merged_has[source // lanes]),
+                        self.o_write.data[bank].eq(merged_bytes.word_select(source, 8)),
+                    ]
             m.d.comb += self.o_write.mask[bank].eq(written & has)
         m.d.sync += self.o_retire.eq(fire & head.place.last)
 

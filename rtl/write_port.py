@@ -97,9 +97,9 @@ class WritePort(wiring.Component):
         row_bytes = Signal(12 + word_bits, reset_less=True)
         rows_left = Signal(12, reset_less=True)
         index = Signal(ORDER_BITS, reset_less=True)
-        # Of the row under way: where its next burst begins, and how many beats less one are still to come.
+        # Of the row under way: where its next burst begins, and how far it reaches from the boundary before that: to which beat.
         beat = Signal(32 - beat_bits, reset_less=True)
-        beats_left = Signal(13 + word_bits, reset_less=True)
+        reach = Signal(range(-(-((1 << 12 + word_bits) - 1 + BURST_BEATS * bus) // bus)), reset_less=True)
         m.submodules.pending = pending = Queue(shape=ORDER_BITS, depth=OUTSTANDING)
 
         # Of the burst under way: its address, its beats less one, as many of those as are still to be sent, and whether it is the
@@ -157,7 +157,7 @@ class WritePort(wiring.Component):
             with m.State("Row"):
                 m.d.sync += [
                     beat.eq(row >> beat_bits),
-                    beats_left.eq((row_bytes + row[:beat_bits]) >> beat_bits),
+                    reach.eq((row_bytes + row[: beat_bits + length_bits]) >> beat_bits),
                     row.eq(row + stride),
                     rows_left.eq(rows_left - 1),
                 ]
@@ -166,17 +166,16 @@ class WritePort(wiring.Component):
                 with m.Else():
                     m.next = "Room"
             with m.State("Room"):
-                # how far the row reaches beyond the last boundary before it
-                reach = beats_left + beat[:length_bits]
-                here = Mux(reach < BURST_BEATS, beats_left[:length_bits], ~beat[:length_bits])
-                m.d.sync += [address.eq(beat), length.eq(here), unsent.eq(here), row_ends.eq(reach < BURST_BEATS)]
+                beyond = reach[length_bits:].any()
+                here = (Mux(beyond, BURST_BEATS - 1, reach[:length_bits]) - beat[:length_bits])[:length_bits]
+                m.d.sync += [address.eq(beat), length.eq(here), unsent.eq(here), row_ends.eq(~beyond)]
                 with m.If(self.i_halt):
                     m.next = "Idle"
                 with m.Elif(pending.w_rdy):
                     # if the row goes on, then from the boundary
                     m.d.sync += [
                         beat.eq(Cat(Const(0, length_bits), beat[length_bits:] + 1)),
-                        beats_left.eq(reach - BURST_BEATS),
+                        reach.eq(reach - BURST_BEATS),
                         address_valid.eq(1),
                         data_open.eq(1),
                     ]
