@@ -407,12 +407,13 @@ class _Replay:
             while load["fence"]:
                 if begin > self.now:
                     yield begin
-                idle = self.port.idle_at(self.now)
+                # a register tells it a cycle later
+                idle = self.port.idle_at(self.now - 1)
                 if idle is None:
                     yield None
                     begin = max(begin, self.now)
-                elif idle > self.now:
-                    begin = idle
+                elif idle >= self.now:
+                    begin = idle + 1
                 else:
                     break
             if begin > self.now:
