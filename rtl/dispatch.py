@@ -38,9 +38,10 @@ __all__ = ["Dispatcher", "EntryQueue"]
 
 _ENTRIES = {"load": entry_layout(), "execute": execute_entry_layout(), "store": entry_layout()}
 
-#: What is known of an instruction once all its beats are there: which unit it is for, if it is well-formed; else what it is. Of
-#: BEGIN, what fits.
-_kind_layout = data.StructLayout({"load": 1, "execute": 1, "store": 1, "end": 1, "begin": 1, "version": 1, "digest": 1, "error": 1})
+#: Parts of the question whether an instruction is well-formed.
+_PARTS = 3
+#: What is known of an instruction once all its beats are there: what it is, and whether it is ``sound``. Of BEGIN, what fits.
+_kind_layout = data.StructLayout({name: 1 for name in (*QUEUES, "end", "begin", "version", "digest", "error")} | {"sound": _PARTS})
 _fetched_layout = data.StructLayout({"word": 8 * INSTRUCTION_BYTES, "kind": _kind_layout})
 
 #: More than the instructions of a unit that can be under way: in its queue, and behind it a few for each stage of its pipeline.
@@ -196,23 +197,23 @@ class Dispatcher(wiring.Component):
             taken = queue.i_entry.valid & queue.i_entry.ready
             retire = self.i_retire[name]
             dispatched = Signal(ORDER_BITS, name=f"dispatched_{name}")
-            # those dispatched and not finished, less one: what a distance is compared with by a single carry chain
-            unfinished = Signal(signed(_UNFINISHED_BITS), name=f"unfinished_{name}", init=-1)
+            # minus those dispatched and not finished: a distance is enough if their sum, and a step, is not negative
+            unfinished = Signal(signed(_UNFINISHED_BITS), name=f"unfinished_{name}")
             with m.If(taken):
                 m.d.sync += dispatched.eq(dispatched + 1)
             with m.If(retire):
                 m.d.sync += self.o_completed[name].eq(self.o_completed[name] + 1)
             with m.If(taken & ~retire):
-                m.d.sync += unfinished.eq(unfinished + 1)
-            with m.Elif(retire & ~taken):
                 m.d.sync += unfinished.eq(unfinished - 1)
-            all_retired = all_retired & (unfinished == -1)
+            with m.Elif(retire & ~taken):
+                m.d.sync += unfinished.eq(unfinished + 1)
+            all_retired = all_retired & (unfinished == 0)
 
             distance = fields[f"after_{name}"]
-            slack = Cat(Const(1, 1), distance, Const(0, 1)).as_signed() + Cat(retire, ~unfinished).as_signed()
+            slack = Cat(Const(1, 1), distance, Const(0, 1)).as_signed() + Cat(retire, unfinished).as_signed()
             m.d.comb += [
                 orders[name].met.eq((distance == UNORDERED) | ~slack[-1]),
-                orders[name].before.eq(dispatched + ~Cat(distance, Const(0, ORDER_BITS - len(distance)))),
+                orders[name].missing.eq(distance - dispatched),
             ]
         execute = data.View(instruction_layout(Opcode.EXECUTE), fetched.word)
         only = queues["execute"].i_entry.payload.only
@@ -232,7 +233,7 @@ class Dispatcher(wiring.Component):
         begin = Signal()
         takes = Signal()
         m.d.comb += [
-            takes.eq(buffer.r_rdy & running & ~self.i_halt),
+            takes.eq(buffer.r_rdy & running & ~self.i_halt & kind.sound.all()),
             *(queue.i_entry.valid.eq(takes & kind[name]) for name, queue in queues.items()),
             begin.eq(buffer.r_rdy & starting & ~self.i_halt & kind.begin & kind.version & kind.digest),
             buffer.r_en.eq(
@@ -255,7 +256,7 @@ class Dispatcher(wiring.Component):
             with m.Elif(running):
                 with m.If(kind.end):
                     m.d.sync += [running.eq(0), ended.eq(1)]
-                with m.Elif(~(kind.load | kind.execute | kind.store)):
+                with m.Elif(~(kind.load | kind.execute | kind.store) | ~kind.sound.all()):
                     refuse(Error.BAD_OPCODE)
             with m.Elif(overrun | ~kind.begin):
                 refuse(Error.BAD_OPCODE)
@@ -271,11 +272,16 @@ class Dispatcher(wiring.Component):
         """Return what is known of an instruction: see ``_kind_layout``."""
         opcode = word[:4]
         begin = data.View(instruction_layout(Opcode.BEGIN), word)
-        checks = {"load": self._bad_load, "execute": self._bad_execute, "store": self._bad_store}
-        units = {}
-        for name, code in zip(QUEUES, (Opcode.LOAD, Opcode.EXECUTE, Opcode.STORE), strict=True):
-            units[name] = ~error & (opcode == code) & ~checks[name](data.View(instruction_layout(code), word))
-        return units | {
+        units = dict(zip(QUEUES, (Opcode.LOAD, Opcode.EXECUTE, Opcode.STORE), strict=True))
+        sound = []
+        for part in range(_PARTS):
+            bad: Value = Const(0)
+            for check, code in zip((self._bad_load, self._bad_execute, self._bad_store), units.values(), strict=True):
+                faults = check(data.View(instruction_layout(code), word))
+                bad = bad | ((opcode == code) & Cat(faults[part::_PARTS]).any())
+            sound.append(~bad)
+        return {name: ~error & (opcode == code) for name, code in units.items()} | {
+            "sound": Cat(sound),
             "end": ~error & (opcode == Opcode.END),
             "begin": ~error & (opcode == Opcode.BEGIN) & (begin.magic == MAGIC),
             "version": begin.isa_version == ISA_VERSION,
@@ -283,9 +289,10 @@ class Dispatcher(wiring.Component):
             "error": error,
         }
 
-    # What would hang a unit, or leave it out of step with the memory port or with what the instruction set says, is refused here.
+    # What would hang a unit, or leave it out of step with the memory port or with what the instruction set says, is refused here:
+    # each of these returns all that may be wrong.
 
-    def _bad_load(self, load: data.View) -> Value:
+    def _bad_load(self, load: data.View) -> list[Value]:
         config = self.config
         element = {
             Target.WEIGHTS: _log2(config.weight_word_bytes),
@@ -297,61 +304,62 @@ class Dispatcher(wiring.Component):
             *([] if config.tables else [Target.TABLE]),
             *([] if config.elementwise else [Target.PAIR_TABLE]),
         ]
-        bad = _any_zero(load, "n_x", "n_y", "n_z") | (load.target > max(Target))
-        for target, log2 in element.items():
-            bad = bad | ((load.target == target) & (load.element_log2 != log2))
-        for target in absent:
-            bad = bad | (load.target == target)
-        bad = bad | ((load.target == Target.ACTIVATIONS) & (load.element_log2 > _log2(config.word_bytes)))
-        bad = bad | ((load.target == Target.PARAMETERS) & ((load.n_y != 1) | (load.n_z != 1)))
         low = (load.memory_address | load.memory_stride_y | load.memory_stride_z)[:6]
         below = ((1 << load.element_log2) - 1)[:6]
-        return bad | ((load.target != Target.FILL) & (low & below).any())
+        return [
+            (load.target != Target.FILL) & (low & below).any(),
+            *_zeros(load, "n_x", "n_y", "n_z"),
+            load.target > max(Target),
+            *((load.target == target) & (load.element_log2 != log2) for target, log2 in element.items()),
+            *(load.target == target for target in absent),
+            (load.target == Target.ACTIVATIONS) & (load.element_log2 > _log2(config.word_bytes)),
+            (load.target == Target.PARAMETERS) & ((load.n_y != 1) | (load.n_z != 1)),
+        ]
 
-    def _bad_execute(self, execute: data.View) -> Value:
+    def _bad_execute(self, execute: data.View) -> list[Value]:
         rows, columns = self.config.rows, self.config.columns
-        counts = ("n_block", "n_ky", "n_kx", "n_py", "n_px", "n_wy", "n_wx")
         is_array = execute.operation == Operation.ARRAY
-        bad_window: Value = Const(1)
+        is_window = execute.operation == Operation.WINDOW
         if self.config.window_lines:
-            bad_window = (
-                (execute.n_px <= WINDOW_TAPS)
-                | (execute.n_px > self.config.window_pixels)
-                | (execute.n_px < execute.n_kx)
-                | (execute.n_py < execute.n_ky)
-                | (execute.n_block != 1)
-                | (execute.n_wy != 1)
-                | (execute.n_wx != 1)
-                | ~execute.stride_ky.matches(1, 2)
-                | ~execute.stride_kx.matches(1, 2)
-                | (execute.row_offset != 0)
-                | execute.reduce
-            )
-        return (
-            _any_zero(execute, *counts)
-            | (execute.operation > max(Operation))
-            | Mux(is_array, (execute.tap_rows == 0) | (execute.tap_rows > rows), execute.tap_rows != rows)
-            | (~is_array & ~execute.row_offset.matches(*range(0, rows, columns)))
-            | ((execute.operation == Operation.WINDOW) & bad_window)
-        )
+            bad_window = [
+                execute.n_px <= WINDOW_TAPS,
+                execute.n_px > self.config.window_pixels,
+                execute.n_px < execute.n_kx,
+                execute.n_py < execute.n_ky,
+                execute.n_block != 1,
+                execute.n_wy != 1,
+                execute.n_wx != 1,
+                ~execute.stride_ky.matches(1, 2),
+                ~execute.stride_kx.matches(1, 2),
+                execute.row_offset != 0,
+                execute.reduce,
+            ]
+        else:
+            bad_window = [Const(1)]
+        return [
+            *_zeros(execute, "n_block", "n_ky", "n_kx", "n_py", "n_px", "n_wy", "n_wx"),
+            execute.operation > max(Operation),
+            Mux(is_array, (execute.tap_rows == 0) | (execute.tap_rows > rows), execute.tap_rows != rows),
+            ~is_array & ~execute.row_offset.matches(*range(0, rows, columns)),
+            *(is_window & bad for bad in bad_window),
+        ]
 
-    def _bad_store(self, store: data.View) -> Value:
+    def _bad_store(self, store: data.View) -> list[Value]:
         config = self.config
         lanes = config.lanes
-        features = (~Const(config.tables) & store.use_table) | (~Const(config.elementwise) & store.source)
         # the finished bytes must lie in one word, in steps of whole groups
-        fits: Value = Const(0)
-        for byte in range(0, config.rows, lanes):
-            fits = fits | ((store.byte_offset == byte) & (store.groups <= (config.rows - byte) // lanes))
+        fits = [
+            (store.byte_offset == byte) & (store.groups <= (config.rows - byte) // lanes) for byte in range(0, config.rows, lanes)
+        ]
         unaligned = (store.memory_address | store.memory_stride_y)[: _log2(config.word_bytes)].any()
-        return (
-            _any_zero(store, "n_x", "n_y", "pool", "groups")
-            | ((store.first_group + store.groups) > config.column_groups)
-            | (store.rounding > max(Rounding))
-            | features
-            | ~fits
-            | (store.to_memory & unaligned)
-        )
+        return [
+            (store.first_group + store.groups) > config.column_groups,
+            *_zeros(store, "n_x", "n_y", "pool", "groups"),
+            store.rounding > max(Rounding),
+            (~Const(config.tables) & store.use_table) | (~Const(config.elementwise) & store.source),
+            ~Cat(fits).any(),
+            store.to_memory & unaligned,
+        ]
 
     def _fetch(self, m: Module) -> Queue:
         """Read ahead into a buffer of instructions and return it."""
@@ -423,9 +431,6 @@ def _log2(value: int) -> int:
     return value.bit_length() - 1
 
 
-def _any_zero(view: data.View, *names: str) -> Value:
-    """Return whether one of the fields is zero: a loop that would not end."""
-    zero: Value = Const(0)
-    for name in names:
-        zero = zero | (view[name] == 0)
-    return zero
+def _zeros(view: data.View, *names: str) -> list[Value]:
+    """Return which of the fields are zero: a loop that would not end."""
+    return [view[name] == 0 for name in names]

@@ -126,7 +126,7 @@ class ExecuteUnit(wiring.Component):
         for name in ("execute", "store"):
             order = entry.orders[name]
             met = order.met | reached(order, self.i_completed[name], self.i_retire[name])
-            m.d.comb += [announced.orders[name].met.eq(met), announced.orders[name].before.eq(order.before)]
+            m.d.comb += [announced.orders[name].met.eq(met), announced.orders[name].missing.eq(order.missing)]
         with m.If(begin):
             m.d.sync += [active.eq(1), last_path.eq(path)]
 

@@ -41,8 +41,9 @@ def instruction_layout(opcode: isa.Opcode) -> data.FlexibleLayout:
     return fields_layout(isa.fields_of(opcode), 8 * isa.INSTRUCTION_BYTES)
 
 
-#: Either there is nothing to wait for (any more): ``met``. Or the counter of finished instructions must be beyond ``before``.
-order_layout = data.StructLayout({"met": 1, "before": ORDER_BITS})
+#: Either there is nothing to wait for (any more): ``met``. Or the counter of finished instructions must reach ``-missing`` (modulo
+#: its range): in this form a sum's carry is the answer.
+order_layout = data.StructLayout({"met": 1, "missing": ORDER_BITS})
 
 
 def completed_layout() -> data.StructLayout:
@@ -76,8 +77,9 @@ def execute_entry_layout() -> data.StructLayout:
 
 
 def reached(order: data.View, completed: Value, retire: Value) -> Value:
-    """Return whether a queue's counter of finished instructions is beyond ``before`` in the next cycle: a single carry chain."""
-    total = Cat(Const(1, 1), completed) + Cat(retire, ~order.before)
+    """Return whether a queue's counter of finished instructions will have reached what an order waits for in the next cycle."""
+    # with the step as the carry in
+    total = Cat(Const(1, 1), completed) + Cat(retire, order.missing)
     return total[-1]
 
 

@@ -312,19 +312,21 @@ class LoadUnit(wiring.Component):
             self.o_fault_index.eq(current.index),
         ]
 
-        # element: the bytes of this beat from ``at`` on, or those gathered and this beat behind them
-        element = Signal(8 * max(largest, bus))
-        m.d.comb += element.eq(held >> (at << 3))
-        if largest > bus:
-            with m.If(current.whole):
-                for n in range(largest // bus):
-                    with m.If(part == n):
-                        m.d.comb += element.word_select(n, 8 * bus).eq(held)
-                    with m.Elif(part > n):
-                        m.d.comb += element.word_select(n, 8 * bus).eq(gathered.word_select(n, 8 * bus))
-            for n in range(largest // bus - 1):
+        # The beat, or those gathered and this beat behind them. An element is aligned, so its n-th byte is where the bits of n are
+        # set in its own place.
+        size = max(largest, bus)
+        wide = Signal(8 * size)
+        for n in range(size // bus):
+            m.d.comb += wide.word_select(n, 8 * bus).eq(held)
+            if n < size // bus - 1:
+                with m.If(part > n):
+                    m.d.comb += wide.word_select(n, 8 * bus).eq(gathered.word_select(n, 8 * bus))
                 with m.If(take & (part == n)):
                     m.d.sync += gathered.word_select(n, 8 * bus).eq(held)
+
+        def element(size: int) -> Value:
+            """Return an element of so many bytes."""
+            return wide.word_select(at >> (size - 1).bit_length(), 8 * size)
 
         # ---- local addresses ----
         local, local_row, local_plane = (Signal(16, name=name, reset_less=True) for name in ("local", "local_row", "local_plane"))
@@ -361,23 +363,27 @@ class LoadUnit(wiring.Component):
             self.o_table.table.eq(emit & current.table),
             self.o_table.pair.eq(emit & current.pair),
             self.o_table.address.eq(local),
-            self.o_table.value.eq(element[:32]),
+            self.o_table.value.eq(Cat(element(1), element(4)[8:])),
         ]
         for bank in range(config.rows):
-            byte = Signal(8, name=f"byte_{bank}")
-            m.d.comb += byte.eq(element.word_select(bank, 8))
+            place_of = Signal(range(size), name=f"place_{bank}")
+            index = Signal(range(size), name=f"index_{bank}")
             with m.Switch(load.period_log2):
                 for log2 in range((config.rows - 1).bit_length()):
                     with m.Case(log2):
-                        m.d.comb += byte.eq(element.word_select(bank % (1 << log2), 8))
+                        m.d.comb += index.eq(bank % (1 << log2))
                 with m.Case(PERIOD_THREE):
-                    m.d.comb += byte.eq(element.word_select(bank % 3, 8))
-            m.d.sync += self.o_write.data[bank].eq(Mux(is_fill, load.fill_value, byte))
+                    m.d.comb += index.eq(bank % 3)
+                with m.Default():
+                    m.d.comb += index.eq(bank)
+            m.d.comb += place_of.eq(at | index)
+            m.d.sync += self.o_write.data[bank].eq(Mux(is_fill, load.fill_value, wide.word_select(place_of, 8)))
+        weights = element(config.weight_word_bytes)
         for column in range(config.columns):
-            m.d.sync += self.o_weight.data[column].eq(element.word_select(column, 8))
+            m.d.sync += self.o_weight.data[column].eq(weights.word_select(column, 8))
         for n in range(config.lanes):
             m.d.sync += self.o_table.parameter[n].eq(emit & current.parameters & (lane == n))
-        raw = data.View(fields_layout(PARAMETER, 8 * PARAMETER_BYTES), element[: 8 * PARAMETER_BYTES])
+        raw = data.View(fields_layout(PARAMETER, 8 * PARAMETER_BYTES), element(PARAMETER_BYTES))
         m.d.sync += [
             self.o_table.entry.bias.eq(raw.bias),
             self.o_table.entry.multiplier.eq(raw.multiplier),

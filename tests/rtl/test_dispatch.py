@@ -10,7 +10,7 @@ from accel import isa
 from accel.config import PRESETS, QUEUE_DEPTH
 from accel.isa import INSTRUCTION_BYTES, UNORDERED, WINDOW_TAPS, Error, Instruction, Opcode, Operation, Target
 from rtl.dispatch import FETCH_BYTES, PREFETCH, Dispatcher
-from rtl.layouts import QUEUES
+from rtl.layouts import ORDER_BITS, QUEUES
 
 CONFIG = replace(PRESETS["tiny"], bus_bytes=32)
 BEGIN = Instruction(Opcode.BEGIN, {"magic": isa.MAGIC, "isa_version": isa.ISA_VERSION, "digest": CONFIG.digest})
@@ -116,12 +116,14 @@ def test_random_programs(bench, bus_bytes, stall):
 
     def steady(payload):
         # an order may be met meanwhile
-        return payload | {"orders": {name: order["before"] for name, order in payload["orders"].items()}}
+        return payload | {"orders": {name: order["missing"] for name, order in payload["orders"].items()}}
 
     def unit(queue):
         def take(payload):
             # an order that is met is as good as none
-            orders = {name: None if order["met"] else order["before"] + 1 for name, order in payload["orders"].items()}
+            orders = {
+                name: None if order["met"] else (1 << ORDER_BITS) - order["missing"] for name, order in payload["orders"].items()
+            }
             n = len(got[queue])
             expected = dict(entries[queue][n][2])
             for name, target in expected.items():

@@ -10,7 +10,7 @@ from accel.config import PRESETS
 from accel.isa import WINDOW_TAPS, Instruction, Opcode, Operation, UnitState
 from rtl.accumulators import REVISIT
 from rtl.execute import ExecuteUnit
-from rtl.layouts import QUEUES
+from rtl.layouts import ORDER_BITS, QUEUES
 
 CONFIGS = {
     "2x2": PRESETS["tiny"],
@@ -18,7 +18,7 @@ CONFIGS = {
     "6x2": replace(PRESETS["small"], rows=6, columns=2, lanes=2),
     "3x6": replace(PRESETS["small"], rows=3, columns=6, lanes=3, parameter_channels=96),
 }
-NO_ORDER = {queue: {"met": 1, "before": 0} for queue in QUEUES}
+NO_ORDER = {queue: {"met": 1, "missing": 0} for queue in QUEUES}
 TAPS = ("n_block", "n_ky", "n_kx")
 PIXELS = ("n_py", "n_px", "n_wy", "n_wx")
 ONCE = {name: 1 for name in TAPS + PIXELS}
@@ -456,7 +456,9 @@ def test_orders(bench, queue, state, loads):
 
     async def host(ctx):
         ctx.set(block.i_completed, {name: 4 if name == queue else 9 for name in QUEUES})
-        ctx.set(block.i_entry.payload, entries_of([once(config)], NO_ORDER | {queue: {"met": 0, "before": 4}})[0])
+        ctx.set(
+            block.i_entry.payload, entries_of([once(config)], NO_ORDER | {queue: {"met": 0, "missing": (1 << ORDER_BITS) - 5}})[0]
+        )
         ctx.set(block.i_entry.valid, 1)
         for cycle in range(held):
             # it is seen from the next cycle on

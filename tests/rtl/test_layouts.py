@@ -68,10 +68,13 @@ class Ordered(wiring.Component):
 
 def test_orders(bench):
     most = (1 << ORDER_BITS) - 1
-    cases = list(itertools.product((0, 1, 6, 7, most - 1), (0, 1, 6, 7, 8, most - 1), (0, 1)))
-    inputs = [{"order": {"met": 0, "before": before}, "completed": done, "retire": retire} for before, done, retire in cases]
+    cases = list(itertools.product((1, 2, 7, 8, most), (0, 1, 6, 7, 8, most - 1), (0, 1)))
+    inputs = [
+        {"order": {"met": 0, "missing": (1 << ORDER_BITS) - target}, "completed": done, "retire": retire}
+        for target, done, retire in cases
+    ]
     seen = bench.trace(Ordered(), inputs, ["o"], more=1)
-    assert [values["o"] for values in seen[1:]] == [int(done + retire > before) for before, done, retire in cases]
+    assert [values["o"] for values in seen[1:]] == [int(done + retire >= target) for target, done, retire in cases]
 
 
 class Loop(wiring.Component):

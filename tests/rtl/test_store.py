@@ -10,7 +10,7 @@ from accel.config import PRESETS
 from accel.isa import Instruction, Opcode, Source, UnitState
 from accel.numerics import Rounding, requantise, shift_stages
 from rtl.accumulators import READ_LATENCY
-from rtl.layouts import QUEUES
+from rtl.layouts import ORDER_BITS, QUEUES
 from rtl.requantise import Requantiser
 from rtl.store import PAIR_LATENCY, RESULTS, TABLE_LATENCY, StoreUnit
 
@@ -21,7 +21,7 @@ CONFIGS = {
     "wide": replace(PRESETS["small"], columns=8, lanes=4, parameter_channels=128, tables=False),
     "tall": replace(PRESETS["small"], rows=6, columns=2, lanes=2, tables=False, elementwise=False),
 }
-NO_ORDER = {queue: {"met": 1, "before": 0} for queue in QUEUES}
+NO_ORDER = {queue: {"met": 1, "missing": 0} for queue in QUEUES}
 ONCE = {"minimum": -128, "maximum": 127, "pool": 1, "groups": 1, "n_x": 1, "n_y": 1, "period_log2": 7, "to_scratchpad": 1}
 WORDS = 256
 
@@ -315,7 +315,7 @@ def test_orders(bench, queue, state):
     seen = {}
 
     async def run(ctx):
-        orders = NO_ORDER | {queue: {"met": 0, "before": 4}}
+        orders = NO_ORDER | {queue: {"met": 0, "missing": (1 << ORDER_BITS) - 5}}
         ctx.set(around.block.i_entry.payload, entries_of([store], orders)[0])
         ctx.set(around.block.i_entry.valid, 1)
         await bench.repeat(ctx, 20)
