@@ -132,7 +132,7 @@ class WritePort(wiring.Component):
             self.o_data.payload.last.eq(data_last),
             self.o_data.valid.eq(data_open & (beats.r_rdy | hollowed | self.i_halt)),
             send_beat.eq(self.o_data.valid & self.o_data.ready),
-            beats.r_en.eq(send_beat & ~hollow),
+            beats.r_en.eq(data_open & self.o_data.ready & ~hollowed),
             address_done.eq(~address_valid | self.o_address.ready),
             data_done.eq(~data_open | (send_beat & data_last)),
         ]
@@ -141,7 +141,13 @@ class WritePort(wiring.Component):
         with m.If(send_beat):
             m.d.sync += [unsent.eq(unsent - 1), data_open.eq(~data_last)]
 
-        with m.FSM() as fsm:
+        idle = Signal(init=1)
+
+        def go(state: str) -> None:
+            m.next = state
+            m.d.sync += idle.eq(state == "Idle")
+
+        with m.FSM():
             with m.State("Idle"):
                 transfer = transfers.r_data
                 m.d.comb += transfers.r_en.eq(~self.i_halt)
@@ -153,7 +159,7 @@ class WritePort(wiring.Component):
                     index.eq(transfer.index),
                 ]
                 with m.If(transfers.r_rdy & ~self.i_halt):
-                    m.next = "Row"
+                    go("Row")
             with m.State("Row"):
                 m.d.sync += [
                     beat.eq(row >> beat_bits),
@@ -162,15 +168,15 @@ class WritePort(wiring.Component):
                     rows_left.eq(rows_left - 1),
                 ]
                 with m.If(self.i_halt):
-                    m.next = "Idle"
+                    go("Idle")
                 with m.Else():
-                    m.next = "Room"
+                    go("Room")
             with m.State("Room"):
                 beyond = reach[length_bits:].any()
                 here = (Mux(beyond, BURST_BEATS - 1, reach[:length_bits]) - beat[:length_bits])[:length_bits]
                 m.d.sync += [address.eq(beat), length.eq(here), unsent.eq(here), row_ends.eq(~beyond)]
                 with m.If(self.i_halt):
-                    m.next = "Idle"
+                    go("Idle")
                 with m.Elif(pending.w_rdy):
                     # if the row goes on, then from the boundary
                     m.d.sync += [
@@ -179,17 +185,17 @@ class WritePort(wiring.Component):
                         address_valid.eq(1),
                         data_open.eq(1),
                     ]
-                    m.next = "Burst"
+                    go("Burst")
             with m.State("Burst"):
                 with m.If(address_done & data_done):
                     with m.If(self.i_halt):
-                        m.next = "Idle"
+                        go("Idle")
                     with m.Elif(~row_ends):
-                        m.next = "Room"
+                        go("Room")
                     with m.Elif(rows_left == 0):
-                        m.next = "Idle"
+                        go("Idle")
                     with m.Else():
-                        m.next = "Row"
+                        go("Row")
 
         m.d.comb += [
             pending.w_data.eq(index),
@@ -198,7 +204,7 @@ class WritePort(wiring.Component):
             pending.r_en.eq(self.i_response.valid),
             self.o_fault.eq(self.i_response.valid & self.i_response.payload.error),
             self.o_fault_index.eq(pending.r_data),
-            self.o_idle.eq(fsm.ongoing("Idle") & (~transfers.r_rdy | self.i_halt) & ~pending.r_rdy),
+            self.o_idle.eq(idle & (~transfers.r_rdy | self.i_halt) & ~pending.r_rdy),
         ]
         return m
 
