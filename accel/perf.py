@@ -811,6 +811,7 @@ class _ReadChannel:
 
     def fetch(self, taken: int, beats: int) -> list[int]:
         """Receive a burst of instructions; return for each the cycle from which the dispatcher sees it."""
+        # a register before the buffer
         seen = []
         ready = self._accept(taken)
         for beat in range(beats):
@@ -819,12 +820,12 @@ class _ReadChannel:
             shown = max(ready, self._delivered + 1)
             if self.bus > INSTRUCTION_BYTES:
                 parts = self.bus // INSTRUCTION_BYTES
-                seen += [shown + 1 + n for n in range(parts)]
+                seen += [shown + 2 + n for n in range(parts)]
                 self._delivered = shown + parts - 1
             else:
                 self._delivered = shown
                 if (beat + 1) * self.bus % INSTRUCTION_BYTES == 0:
-                    seen.append(shown + 1)
+                    seen.append(shown + 2)
         self._ready = ready
         self._finished.append(self._delivered)
         return seen

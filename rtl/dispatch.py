@@ -40,8 +40,9 @@ _ENTRIES = {"load": entry_layout(), "execute": execute_entry_layout(), "store": 
 
 #: Parts of the question whether an instruction is well-formed.
 _PARTS = 6
-#: What is known of an instruction once all its beats are there: what it is, and whether it is ``sound``. Of BEGIN, what fits.
-_kind_layout = data.StructLayout({name: 1 for name in (*QUEUES, "end", "begin", "version", "digest", "error")} | {"sound": _PARTS})
+#: What is known of an instruction when it comes into the buffer: which unit it is for, if it is well-formed; else what it is. Of
+#: BEGIN, what fits.
+_kind_layout = data.StructLayout({name: 1 for name in (*QUEUES, "end", "begin", "version", "digest", "error")})
 _fetched_layout = data.StructLayout({"word": 8 * INSTRUCTION_BYTES, "kind": _kind_layout})
 
 #: More than the instructions of a unit that can be under way: in its queue, and behind it a few for each stage of its pipeline.
@@ -233,7 +234,7 @@ class Dispatcher(wiring.Component):
         begin = Signal()
         takes = Signal()
         m.d.comb += [
-            takes.eq(buffer.r_rdy & running & ~self.i_halt & kind.sound.all()),
+            takes.eq(buffer.r_rdy & running & ~self.i_halt),
             *(queue.i_entry.valid.eq(takes & kind[name]) for name, queue in queues.items()),
             begin.eq(buffer.r_rdy & starting & ~self.i_halt & kind.begin & kind.version & kind.digest),
             buffer.r_en.eq(
@@ -256,7 +257,7 @@ class Dispatcher(wiring.Component):
             with m.Elif(running):
                 with m.If(kind.end):
                     m.d.sync += [running.eq(0), ended.eq(1)]
-                with m.Elif(~(kind.load | kind.execute | kind.store) | ~kind.sound.all()):
+                with m.Elif(~(kind.load | kind.execute | kind.store)):
                     refuse(Error.BAD_OPCODE)
             with m.Elif(overrun | ~kind.begin):
                 refuse(Error.BAD_OPCODE)
@@ -268,20 +269,24 @@ class Dispatcher(wiring.Component):
         m.d.sync += self.o_done.eq(ended & all_retired & self.i_idle)
         return m
 
-    def _kind(self, word: Value, error: Value) -> dict[str, Value]:
+    def _faults(self, word: Value) -> Value:
+        """Return what is wrong with an instruction for a unit, in ``_PARTS`` parts."""
+        checks = {Opcode.LOAD: self._bad_load, Opcode.EXECUTE: self._bad_execute, Opcode.STORE: self._bad_store}
+        found = {code: check(data.View(instruction_layout(code), word)) for code, check in checks.items()}
+        parts = []
+        for part in range(_PARTS):
+            bad: Value = Const(0)
+            for code, faults in found.items():
+                bad = bad | ((word[:4] == code) & Cat(faults[part::_PARTS]).any())
+            parts.append(bad)
+        return Cat(parts)
+
+    def _kind(self, word: Value, error: Value, faults: Value) -> dict[str, Value]:
         """Return what is known of an instruction: see ``_kind_layout``."""
         opcode = word[:4]
         begin = data.View(instruction_layout(Opcode.BEGIN), word)
-        units = dict(zip(QUEUES, (Opcode.LOAD, Opcode.EXECUTE, Opcode.STORE), strict=True))
-        sound = []
-        for part in range(_PARTS):
-            bad: Value = Const(0)
-            for check, code in zip((self._bad_load, self._bad_execute, self._bad_store), units.values(), strict=True):
-                faults = check(data.View(instruction_layout(code), word))
-                bad = bad | ((opcode == code) & Cat(faults[part::_PARTS]).any())
-            sound.append(~bad)
-        return {name: ~error & (opcode == code) for name, code in units.items()} | {
-            "sound": Cat(sound),
+        codes = zip(QUEUES, (Opcode.LOAD, Opcode.EXECUTE, Opcode.STORE), strict=True)
+        return {name: ~error & (opcode == code) & ~faults.any() for name, code in codes} | {
             "end": ~error & (opcode == Opcode.END),
             "begin": ~error & (opcode == Opcode.BEGIN) & (begin.magic == MAGIC),
             "version": begin.isa_version == ISA_VERSION,
@@ -391,41 +396,47 @@ class Dispatcher(wiring.Component):
         with m.Elif(frees & ~taken):
             m.d.sync += room.eq(Cat(1, room))
 
-        entry = buffer.w_data
-        error_now = Signal()
-        m.d.comb += [entry.kind[name].eq(value) for name, value in self._kind(entry.word, error_now).items()]
+        # An instruction waits a cycle before the buffer, between the two halves of the question whether it is well-formed.
         beat = self.i_beat.payload
+        arrives = Signal()
+        word = Signal(8 * INSTRUCTION_BYTES)
+        error = Signal()
+        waiting = Signal(8 * INSTRUCTION_BYTES, reset_less=True)
+        waiting_error = Signal()
+        waiting_faults = Signal(_PARTS, reset_less=True)
+        m.d.sync += buffer.w_en.eq(arrives)
+        with m.If(arrives):
+            m.d.sync += waiting_faults.eq(self._faults(word))
+        kind = self._kind(waiting, waiting_error, waiting_faults)
+        m.d.comb += [buffer.w_data.word.eq(waiting), *(buffer.w_data.kind[name].eq(value) for name, value in kind.items())]
+
+        parts = max(INSTRUCTION_BYTES // bus, bus // INSTRUCTION_BYTES)
+        part = Signal(range(parts))
+        with m.If(self.i_beat.valid):
+            m.d.sync += part.eq(Mux(part == parts - 1, 0, part + 1))
         if bus <= INSTRUCTION_BYTES:
-            parts = INSTRUCTION_BYTES // bus
-            part = Signal(range(parts))
-            gathered = Signal(8 * INSTRUCTION_BYTES)
-            error = Signal()
-            word = Signal(8 * INSTRUCTION_BYTES)
             m.d.comb += [
-                word.eq(gathered),
-                word.word_select(parts - 1, 8 * bus).eq(beat.data),
-                entry.word.eq(word),
-                error_now.eq(error | beat.error),
-                buffer.w_en.eq(self.i_beat.valid & (part == parts - 1)),
                 self.i_beat.ready.eq(1),
+                arrives.eq(self.i_beat.valid & (part == parts - 1)),
+                word.eq(waiting),
+                word.word_select(parts - 1, 8 * bus).eq(beat.data),
+                # of any of its beats
+                error.eq(beat.error | ((part != 0) & waiting_error)),
             ]
             with m.If(self.i_beat.valid):
-                m.d.sync += part.eq(Mux(part == parts - 1, 0, part + 1))
-                m.d.sync += error.eq(Mux(part == parts - 1, 0, error | beat.error))
-                for n in range(parts - 1):
+                m.d.sync += waiting_error.eq(error)
+                for n in range(parts):
                     with m.If(part == n):
-                        m.d.sync += gathered.word_select(n, 8 * bus).eq(beat.data)
+                        m.d.sync += waiting.word_select(n, 8 * bus).eq(beat.data)
         else:
-            parts = bus // INSTRUCTION_BYTES
-            part = Signal(range(parts))
             m.d.comb += [
-                entry.word.eq(beat.data.word_select(part, 8 * INSTRUCTION_BYTES)),
-                error_now.eq(beat.error),
-                buffer.w_en.eq(self.i_beat.valid),
                 self.i_beat.ready.eq(part == parts - 1),
+                arrives.eq(self.i_beat.valid),
+                word.eq(beat.data.word_select(part, 8 * INSTRUCTION_BYTES)),
+                error.eq(beat.error),
             ]
-            with m.If(self.i_beat.valid):
-                m.d.sync += part.eq(Mux(part == parts - 1, 0, part + 1))
+            with m.If(arrives):
+                m.d.sync += [waiting.eq(word), waiting_error.eq(error)]
         return buffer
 
 

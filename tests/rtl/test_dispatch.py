@@ -177,7 +177,7 @@ def test_random_programs(bench, bus_bytes, stall):
 
 @pytest.mark.parametrize("bus_bytes", [16, 32, 64])
 def test_latency(bench, bus_bytes):
-    """An instruction is at its queue's head two cycles after its last beat, or a cycle after the one before."""
+    """An instruction is at its queue's head three cycles after its last beat, or a cycle after the one before."""
     config = replace(CONFIG, bus_bytes=bus_bytes)
     begin = Instruction(Opcode.BEGIN, dict(BEGIN.values) | {"digest": config.digest})
     program = [begin, *(once(opcode) for opcode in (Opcode.LOAD, Opcode.EXECUTE, Opcode.STORE, Opcode.LOAD, Opcode.STORE)), END]
@@ -198,7 +198,7 @@ def test_latency(bench, bus_bytes):
     for index, arrived in enumerate(fetcher.completed[: len(program) - 1]):
         # a wide beat is cut into instructions, one a cycle
         part = index % max(1, bus_bytes // INSTRUCTION_BYTES)
-        dispatched = max(free, arrived - max(1, bus_bytes // INSTRUCTION_BYTES) + 1 + part + 1)
+        dispatched = max(free, arrived - max(1, bus_bytes // INSTRUCTION_BYTES) + 1 + part + 2)
         free = dispatched + 1
         if index:
             expected.append(dispatched + 1)
