@@ -136,7 +136,7 @@ class Dispatcher(wiring.Component):
     Members
     -------
     i_halt
-        Stop: another part of the engine has failed.
+        Stop: another part of the engine has failed, so the program does not end.
     i_idle
         No unit or port has anything left to do.
     i_retire
@@ -266,7 +266,8 @@ class Dispatcher(wiring.Component):
             with m.Else():
                 refuse(Error.BAD_DIGEST)
 
-        m.d.sync += self.o_done.eq(ended & all_retired & self.i_idle)
+        # a fault in the last answer from memory is known when all is idle, not before
+        m.d.sync += self.o_done.eq(ended & all_retired & self.i_idle & ~self.i_halt)
         return m
 
     def _faults(self, word: Value) -> Value:
