@@ -39,7 +39,7 @@ __all__ = ["Dispatcher", "EntryQueue"]
 _ENTRIES = {"load": entry_layout(), "execute": execute_entry_layout(), "store": entry_layout()}
 
 #: Parts of the question whether an instruction is well-formed.
-_PARTS = 3
+_PARTS = 6
 #: What is known of an instruction once all its beats are there: what it is, and whether it is ``sound``. Of BEGIN, what fits.
 _kind_layout = data.StructLayout({name: 1 for name in (*QUEUES, "end", "begin", "version", "digest", "error")} | {"sound": _PARTS})
 _fetched_layout = data.StructLayout({"word": 8 * INSTRUCTION_BYTES, "kind": _kind_layout})
@@ -305,9 +305,8 @@ class Dispatcher(wiring.Component):
             *([] if config.elementwise else [Target.PAIR_TABLE]),
         ]
         low = (load.memory_address | load.memory_stride_y | load.memory_stride_z)[:6]
-        below = ((1 << load.element_log2) - 1)[:6]
         return [
-            (load.target != Target.FILL) & (low & below).any(),
+            *((load.target != Target.FILL) & low[bit] & (load.element_log2 > bit) for bit in range(6)),
             *_zeros(load, "n_x", "n_y", "n_z"),
             load.target > max(Target),
             *((load.target == target) & (load.element_log2 != log2) for target, log2 in element.items()),
@@ -322,10 +321,10 @@ class Dispatcher(wiring.Component):
         is_window = execute.operation == Operation.WINDOW
         if self.config.window_lines:
             bad_window = [
-                execute.n_px <= WINDOW_TAPS,
-                execute.n_px > self.config.window_pixels,
                 execute.n_px < execute.n_kx,
                 execute.n_py < execute.n_ky,
+                execute.n_px <= WINDOW_TAPS,
+                execute.n_px > self.config.window_pixels,
                 execute.n_block != 1,
                 execute.n_wy != 1,
                 execute.n_wx != 1,
@@ -337,27 +336,30 @@ class Dispatcher(wiring.Component):
         else:
             bad_window = [Const(1)]
         return [
+            *(is_window & bad for bad in bad_window),
             *_zeros(execute, "n_block", "n_ky", "n_kx", "n_py", "n_px", "n_wy", "n_wx"),
             execute.operation > max(Operation),
             Mux(is_array, (execute.tap_rows == 0) | (execute.tap_rows > rows), execute.tap_rows != rows),
             ~is_array & ~execute.row_offset.matches(*range(0, rows, columns)),
-            *(is_window & bad for bad in bad_window),
         ]
 
     def _bad_store(self, store: data.View) -> list[Value]:
         config = self.config
         lanes = config.lanes
-        # the finished bytes must lie in one word, in steps of whole groups
-        fits = [
+        # the finished bytes must lie in one word, in steps of whole groups; the columns must be there
+        in_word = [
             (store.byte_offset == byte) & (store.groups <= (config.rows - byte) // lanes) for byte in range(0, config.rows, lanes)
+        ]
+        there = [
+            (store.first_group == group) & (store.groups <= config.column_groups - group) for group in range(config.column_groups)
         ]
         unaligned = (store.memory_address | store.memory_stride_y)[: _log2(config.word_bytes)].any()
         return [
-            (store.first_group + store.groups) > config.column_groups,
+            ~Cat(in_word).any(),
+            ~Cat(there).any(),
             *_zeros(store, "n_x", "n_y", "pool", "groups"),
             store.rounding > max(Rounding),
             (~Const(config.tables) & store.use_table) | (~Const(config.elementwise) & store.source),
-            ~Cat(fits).any(),
             store.to_memory & unaligned,
         ]
 
