@@ -407,13 +407,12 @@ class _Replay:
             while load["fence"]:
                 if begin > self.now:
                     yield begin
-                # a register tells it a cycle later
-                idle = self.port.idle_at(self.now - 1)
+                idle = self.port.idle_at(self.now)
                 if idle is None:
                     yield None
                     begin = max(begin, self.now)
-                elif idle >= self.now:
-                    begin = idle + 1
+                elif idle > self.now:
+                    begin = idle
                 else:
                     break
             if begin > self.now:

@@ -215,10 +215,9 @@ class Core(wiring.Component):
             write_port.i_halt.eq(halt),
             load.i_writes_idle.eq(write_port.o_idle),
             dispatcher.i_idle.eq(write_port.o_idle & read_port.o_idle),
+            self.o_quiet.eq(write_port.o_idle & read_port.o_idle),
             self.o_done.eq(dispatcher.o_done),
         ]
-        # (a register: it is wanted after an error, when nobody counts cycles; a burst may still be begun with the error itself)
-        m.d.sync += self.o_quiet.eq(halt & write_port.o_idle & read_port.o_idle)
         # the first error stays
         with m.If(~halt):
             with m.If(load.o_fault):

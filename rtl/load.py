@@ -120,9 +120,6 @@ class LoadUnit(wiring.Component):
         is_fill = load.target == Target.FILL
         element = 1 << load.element_log2
 
-        # (a cycle late: an order after the STOREs tells, longer ago than that, that their writes are announced)
-        writes_idle = Signal()
-        m.d.sync += writes_idle.eq(self.i_writes_idle)
         may_begin = Signal()
         m.d.comb += may_begin.eq(
             self.i_entry.valid
@@ -130,7 +127,7 @@ class LoadUnit(wiring.Component):
             & entry.orders.load.met
             & entry.orders.execute.met
             & entry.orders.store.met
-            & (~load.fence | writes_idle)
+            & (~load.fence | self.i_writes_idle)
             & in_flight.w_rdy
         )
         announced = in_flight.w_data
@@ -229,7 +226,7 @@ class LoadUnit(wiring.Component):
                 m.d.comb += self.o_state.eq(UnitState.WAIT_STORE)
             with m.Elif(~entry.orders.load.met):
                 m.d.comb += self.o_state.eq(UnitState.WAIT_LOAD)
-            with m.Elif(load.fence & ~writes_idle):
+            with m.Elif(load.fence & ~self.i_writes_idle):
                 m.d.comb += self.o_state.eq(UnitState.WAIT_MEMORY)
 
     def _receive(self, m: Module, in_flight: Queue) -> None:

@@ -69,7 +69,7 @@ class WritePort(wiring.Component):
                 "o_address": Out(stream.Signature(address_layout)),
                 "o_data": Out(stream.Signature(write_beat_layout(bus_bytes))),
                 "i_response": In(stream.Signature(response_layout)),
-                "o_idle": Out(1),
+                "o_idle": Out(1, init=1),
                 "o_fault": Out(1),
                 "o_fault_index": Out(ORDER_BITS),
             }
@@ -204,8 +204,15 @@ class WritePort(wiring.Component):
             pending.r_en.eq(self.i_response.valid),
             self.o_fault.eq(self.i_response.valid & self.i_response.payload.error),
             self.o_fault_index.eq(pending.r_data),
-            self.o_idle.eq(idle & (~transfers.r_rdy | self.i_halt) & ~pending.r_rdy),
         ]
+        # What will be so in the next cycle: nothing comes, and no response is missing but the one that is there. (A burst is not
+        # acknowledged before it has ended.)
+        m.d.sync += self.o_idle.eq(
+            idle
+            & (~(transfers.r_rdy | self.i_transfer.valid) | self.i_halt)
+            & ~pending.o_behind
+            & (~pending.r_rdy | self.i_response.valid)
+        )
         return m
 
     def _pack(self, m: Module, beats: Queue) -> None:
