@@ -564,8 +564,8 @@ class _Replay:
         unit = self.units[2]
         config = self.config
         # from a group's issue to its result at the head of the results: issue register, accumulators, operand tables, requantiser,
-        # table, pool, results
-        latency = 1 + 3 + (4 if config.elementwise else 0) + 8 + (2 if config.tables else 0) + 2
+        # table, results
+        latency = 1 + 2 + (2 if config.elementwise else 0) + 8 + (2 if config.tables else 0) + 1
         free = 0
         for index in range(1 << 62):
             while len(unit.entries) <= index:
@@ -866,6 +866,7 @@ class _ReadChannel:
 
     def fetch(self, taken: int, beats: int) -> list[int]:
         """Receive a burst of instructions; return for each the cycle from which the dispatcher sees it."""
+        # a register before the buffer
         seen = []
         ready = self._accept(taken)
         for beat in range(beats):
@@ -874,12 +875,12 @@ class _ReadChannel:
             shown = max(ready, self._delivered + 1)
             if self.bus > INSTRUCTION_BYTES:
                 parts = self.bus // INSTRUCTION_BYTES
-                seen += [shown + 1 + n for n in range(parts)]
+                seen += [shown + 2 + n for n in range(parts)]
                 self._delivered = shown + parts - 1
             else:
                 self._delivered = shown
                 if (beat + 1) * self.bus % INSTRUCTION_BYTES == 0:
-                    seen.append(shown + 1)
+                    seen.append(shown + 2)
         self._ready = ready
         self._finished.append(self._delivered)
         return seen
@@ -1098,8 +1099,8 @@ class _WritePort:
         self.bus = config.bus_bytes
         self.latency = timing.latency
         self.interval = timing.interval
-        self._popped: list[int] = []  # for each transfer that has ended, when it left its queue
-        self._quiet: list[int] = []  # and from when on it and all before it are acknowledged
+        self._popped: list[int] = []  # for each transfer that was begun, when it left its queue
+        self._quiet: list[int] = []  # for each that has ended, from when on it and all before it are acknowledged
         self._announced: list[int] = []
         self._transfers: deque[Fields] = deque()
         self._left_words: deque[int] = deque()
@@ -1124,6 +1125,8 @@ class _WritePort:
         self._announced.append(taken)
         self._transfers.append(store)
         self._left_words.append(store["n_x"] * store["n_y"])
+        if len(self._transfers) == 1:
+            self._take()
         return taken
 
     def idle_at(self, cycle: int) -> int | None:
@@ -1206,18 +1209,22 @@ class _WritePort:
         if not self._burst_left:
             self._responses.append(sent + self.latency)
             if not self._bursts and self._left_words[0] == 1:
-                self._popped.append(sent)
                 self._quiet.append(sent + self.latency + 1)
+                if len(self._transfers) > 1:
+                    self._take()
         return shown
+
+    def _take(self) -> None:
+        """Take the next transfer from the queue: the sequencer is idle until it sees it."""
+        taken = max(self._state, self._announced[len(self._popped)] + 1)
+        self._popped.append(taken)
+        self._state = taken + 1
 
     def _open(self) -> None:
         """Go on to the next burst: its address and its data are offered from ``_state`` on."""
         store = self._transfers[0]
         address_state = self._state
         if not self._bursts:
-            if not self._row:
-                # idle until the transfer is seen
-                address_state = max(address_state, self._announced[len(self._popped)] + 1) + 1
             address_state += 1
             address = store["memory_address"] + self._row * store["memory_stride_y"]
             beat = address // self.bus

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from amaranth import *
-from amaranth.lib import data, memory, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from accel.isa import Operation
+from rtl.ram import ram
 
 __all__ = ["READ_LATENCY", "REVISIT", "Accumulators", "control_layout", "drain_layout"]
 
@@ -14,14 +15,15 @@ __all__ = ["READ_LATENCY", "REVISIT", "Accumulators", "control_layout", "drain_l
 REVISIT = 4
 
 #: Cycles from ``i_drain`` to ``o_lanes``.
-READ_LATENCY = 3
+READ_LATENCY = 2
 
 
 def control_layout(shifts: int) -> data.StructLayout:
     """Return what goes with a pixel: where its results are added, and how.
 
     ``shift`` selects the rows that bypass the array: column c takes row ``c + shift * columns``. ``last`` marks an instruction's
-    last pixel. ``drop``: nothing is written. ``forward``: the sum so far is that of the pixel one cycle before, not the memory's.
+    last pixel. ``drop``: nothing is written. ``forward``: the sum so far is that of the pixel one cycle before, not the memory's
+    (never together with ``overwrite``).
     """
     return data.StructLayout(
         {
@@ -113,70 +115,92 @@ class Accumulators(wiring.Component):
             arrivals.append((stage, (stage.operation != Operation.ARRAY) & (stage.shift == shift)))
 
         # Column c reads, adds and writes one, two and three cycles after its control came; its neighbour does so a cycle later. So
-        # one chain serves all columns.
-        control = Signal(layout, name="control_0")
-        m.d.sync += control.valid.eq(0)
+        # one chain serves all columns. What they ask of it is worked out before, so that the adder has its cycle to itself.
+        events = data.StructLayout({"reads": 2, "writes": 2, "last": 1})
+        manner = data.StructLayout(
+            {
+                "address": bits,
+                "from_array": 1,
+                "keeps": 2,
+                "forward": 1,
+                "maximum": 1,
+                "low": 1,
+                "high": 1,
+                "shift": range(self.shifts),
+            }
+        )
+        event, how = Signal(events, name="event_0"), Signal(manner, name="how_0", reset_less=True)
+        m.d.sync += event.eq(0)
         for stage, arrived in arrivals:
             with m.If(stage.valid & arrived):
-                m.d.sync += control.eq(stage)
-        chain = [control]
+                half = stage.address[bits]
+                m.d.sync += [
+                    event.reads.eq(Cat(~half, half)),
+                    event.writes.eq(Cat(~half, half) & (~stage.drop).replicate(2)),
+                    event.last.eq(stage.last),
+                    how.address.eq(stage.address[:bits]),
+                    how.from_array.eq(stage.operation == Operation.ARRAY),
+                    how.keeps.eq(Cat(~half, half) & (~stage.overwrite & ~stage.forward).replicate(2)),
+                    how.forward.eq(stage.forward),
+                    how.maximum.eq((stage.operation == Operation.MAX) & ~stage.overwrite),
+                    how.low.eq(stage.operation == Operation.LOW),
+                    how.high.eq(stage.operation == Operation.HIGH),
+                    how.shift.eq(stage.shift),
+                ]
+        chain = [(event, how)]
         for n in range(1, self.columns + 3):
-            following = Signal(layout, name=f"control_{n}")
-            m.d.sync += following.eq(chain[-1])
+            following = Signal(events, name=f"event_{n}"), Signal(manner, name=f"how_{n}", reset_less=True)
+            m.d.sync += [later.eq(sooner) for later, sooner in zip(following, chain[-1], strict=True)]
             chain.append(following)
 
         drained = [[Signal(32, name=f"drained_{h}_{c}", reset_less=True) for c in range(self.columns)] for h in range(2)]
         for c in range(self.columns):
-            control, read_stage, add_stage, write_stage = chain[c : c + 4]
+            (reading, at), (_, taking), (_, adding), (writing, to) = chain[c : c + 4]
 
             byte = Signal(signed(8), name=f"byte_{c}")
             m.d.comb += byte.eq(self.i_bytes[c] if c < self.rows else 0)
             for shift in range(1, self.shifts):
                 row = c + shift * self.columns
-                with m.If(read_stage.shift == shift):
+                with m.If(taking.shift == shift):
                     m.d.comb += byte.eq(self.i_bytes[row] if row < self.rows else 0)
             bypass = Signal(signed(17), name=f"bypass_{c}", reset_less=True)
-            with m.Switch(read_stage.operation):
-                with m.Case(Operation.LOW):
-                    m.d.sync += bypass.eq(byte.as_unsigned())
-                with m.Case(Operation.HIGH):
-                    m.d.sync += bypass.eq(byte.as_unsigned() << 8)
-                with m.Default():
-                    m.d.sync += bypass.eq(byte)
+            with m.If(taking.low):
+                m.d.sync += bypass.eq(byte.as_unsigned())
+            with m.Elif(taking.high):
+                m.d.sync += bypass.eq(byte.as_unsigned() << 8)
+            with m.Else():
+                m.d.sync += bypass.eq(byte)
 
             total = Signal(signed(32), name=f"total_{c}", reset_less=True)
+            kept = [Signal(32, name=f"kept_{half}_{c}", reset_less=True) for half in range(2)]
             for half in range(2):
-                bank = memory.Memory(shape=32, depth=self.depth, init=[])
-                m.submodules[f"half_{half}_bank_{c}"] = bank
+                # a word is read again when it has been written, unless the sum so far is forwarded
+                m.submodules[f"half_{half}_bank_{c}"] = bank = ram(shape=32, depth=self.depth)
                 read = bank.read_port()
                 write = bank.write_port()
-                chosen = control.valid & (control.address[bits] == half)
                 m.d.comb += [
                     read.en.eq(1),
-                    read.addr.eq(Mux(chosen, control.address[:bits], self.i_drain.address[:bits])),
-                    write.en.eq(write_stage.valid & ~write_stage.drop & (write_stage.address[bits] == half)),
-                    write.addr.eq(write_stage.address[:bits]),
+                    read.addr.eq(Mux(reading.reads[half], at.address, self.i_drain.address[:bits])),
+                    write.en.eq(writing.writes[half]),
+                    write.addr.eq(to.address),
                     write.data.eq(total),
                 ]
-                m.d.sync += drained[half][c].eq(read.data)
+                m.d.sync += [drained[half][c].eq(read.data), kept[half].eq(Mux(taking.keeps[half], read.data, 0))]
 
             value = Signal(signed(32), name=f"value_{c}")
             old = Signal(signed(32), name=f"old_{c}")
-            m.d.comb += [
-                value.eq(Mux(add_stage.operation == Operation.ARRAY, self.i_sums[c], bypass)),
-                old.eq(Mux(add_stage.forward, total, Mux(add_stage.address[bits], drained[1][c], drained[0][c]))),
-            ]
-            with m.If(add_stage.overwrite):
-                m.d.sync += total.eq(value)
-            with m.Elif(add_stage.operation == Operation.MAX):
-                m.d.sync += total.eq(Mux(value > old, value, old))
+            m.d.comb += value.eq(Mux(adding.from_array, self.i_sums[c], bypass))
+            m.d.comb += old.eq(kept[0] | kept[1] | (total & adding.forward.replicate(32)))
+            with m.If(adding.maximum):
+                # (a subtraction, because a comparison becomes a tree of look-up tables, and no carry chain)
+                m.d.sync += total.eq(Mux((old - value)[-1], value, old))
             with m.Else():
                 # sums wrap at 32 bits: that is the arithmetic contract
                 m.d.sync += total.eq((value + old)[:32].as_signed())
 
-        m.d.sync += self.o_done.eq(chain[-1].valid & chain[-1].last)
+        m.d.sync += self.o_done.eq(chain[-1][0].last)
 
-        wanted = [Signal.like(self.i_drain, name=f"wanted_{n}") for n in range(2)]
+        wanted = [Signal.like(self.i_drain, name=f"wanted_{n}", reset_less=True) for n in range(2)]
         m.d.sync += [wanted[0].eq(self.i_drain), wanted[1].eq(wanted[0])]
         for lane in range(self.lanes):
             choices = data.ArrayLayout(32, self.columns // self.lanes)
@@ -186,5 +210,5 @@ class Accumulators(wiring.Component):
                 for group in range(self.columns // self.lanes):
                     m.d.comb += group_sums[group].eq(drained[half][group * self.lanes + lane])
                 halves.append(group_sums[wanted[1].group])
-            m.d.sync += self.o_lanes[lane].eq(Mux(wanted[1].address[bits], halves[1], halves[0]))
+            m.d.comb += self.o_lanes[lane].eq(Mux(wanted[1].address[bits], halves[1], halves[0]))
         return m

@@ -156,8 +156,10 @@ class Core(wiring.Component):
         wiring.connect(m, dispatcher.o_load, load.i_entry)
         wiring.connect(m, dispatcher.o_execute, execute.i_entry)
         wiring.connect(m, dispatcher.o_store, store.i_entry)
-        for unit in (load, execute, store):
-            m.d.comb += unit.i_completed.eq(dispatcher.o_completed)
+        m.d.comb += [
+            execute.i_completed.eq(dispatcher.o_completed),
+            execute.i_retire.eq(dispatcher.i_retire),
+        ]
         for queue in QUEUES:
             m.d.comb += [
                 dispatcher.i_retire[queue].eq(retire[queue]),
@@ -175,6 +177,7 @@ class Core(wiring.Component):
         beat_size = (config.bus_bytes - 1).bit_length()
         m.d.comb += [
             read_port.i_base.eq(self.i_base),
+            write_port.i_base.eq(self.i_base),
             self.m_axi_araddr.eq(read_port.o_address.payload.address),
             self.m_axi_arlen.eq(read_port.o_address.payload.length),
             self.m_axi_arsize.eq(beat_size),
@@ -186,7 +189,7 @@ class Core(wiring.Component):
             read_port.i_beat.payload.last.eq(self.m_axi_rlast),
             read_port.i_beat.valid.eq(self.m_axi_rvalid),
             self.m_axi_rready.eq(read_port.i_beat.ready),
-            self.m_axi_awaddr.eq(write_port.o_address.payload.address + self.i_base),
+            self.m_axi_awaddr.eq(write_port.o_address.payload.address),
             self.m_axi_awlen.eq(write_port.o_address.payload.length),
             self.m_axi_awsize.eq(beat_size),
             self.m_axi_awburst.eq(_AXI_INCR),
@@ -203,9 +206,9 @@ class Core(wiring.Component):
         ]
 
         # ---- end and errors ----
+        # with ``o_error``: a register of its own, because much hangs on it
         halt = Signal()
         m.d.comb += [
-            halt.eq(self.o_error != Error.NONE),
             dispatcher.i_halt.eq(halt),
             load.i_halt.eq(halt),
             read_port.i_halt.eq(halt),
@@ -218,13 +221,13 @@ class Core(wiring.Component):
         # the first error stays
         with m.If(~halt):
             with m.If(load.o_fault):
-                m.d.sync += [self.o_error.eq(Error.READ_FAULT), self.o_error_index.eq(load.o_fault_index)]
+                m.d.sync += [halt.eq(1), self.o_error.eq(Error.READ_FAULT), self.o_error_index.eq(load.o_fault_index)]
             with m.Elif(write_port.o_fault):
-                m.d.sync += [self.o_error.eq(Error.WRITE_FAULT), self.o_error_index.eq(write_port.o_fault_index)]
+                m.d.sync += [halt.eq(1), self.o_error.eq(Error.WRITE_FAULT), self.o_error_index.eq(write_port.o_fault_index)]
             with m.Elif(dispatcher.o_error != Error.NONE):
-                m.d.sync += [self.o_error.eq(dispatcher.o_error), self.o_error_index.eq(dispatcher.o_index)]
+                m.d.sync += [halt.eq(1), self.o_error.eq(dispatcher.o_error), self.o_error_index.eq(dispatcher.o_index)]
             with m.Elif(self.i_abort):
-                m.d.sync += [self.o_error.eq(Error.ABORTED), self.o_error_index.eq(dispatcher.o_index)]
+                m.d.sync += [halt.eq(1), self.o_error.eq(Error.ABORTED), self.o_error_index.eq(dispatcher.o_index)]
         return m
 
 

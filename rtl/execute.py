@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from amaranth import *
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from accel.config import EngineConfig
 from accel.isa import WINDOW_TAPS, Opcode, Operation, UnitState
 from rtl.accumulators import REVISIT, control_layout
-from rtl.layouts import completed_layout, entry_layout, instruction_layout, is_ordered, loop_step
+from rtl.dispatch import EntryQueue
+from rtl.layouts import (
+    completed_layout,
+    entry_layout,
+    execute_entry_layout,
+    instruction_layout,
+    loop_ahead,
+    reached,
+    retire_layout,
+)
 from rtl.scratchpad import pixel_layout, tap_layout
 
 __all__ = ["ExecuteUnit"]
@@ -41,8 +50,8 @@ class ExecuteUnit(wiring.Component):
     -------
     i_entry
         Queue of EXECUTEs.
-    i_completed
-        Counters of finished instructions.
+    i_completed, i_retire
+        Counters of finished instructions, and whether they step.
     o_tap, o_weight_address
         To scratchpad and weight memory, in step.
     o_pixel, o_control
@@ -56,8 +65,9 @@ class ExecuteUnit(wiring.Component):
         self.shifts = -(-config.rows // config.columns)
         super().__init__(
             {
-                "i_entry": In(stream.Signature(entry_layout())),
+                "i_entry": In(stream.Signature(execute_entry_layout())),
                 "i_completed": In(completed_layout()),
+                "i_retire": In(retire_layout()),
                 "o_tap": Out(tap_layout),
                 "o_weight_address": Out(16),
                 "o_pixel": Out(pixel_layout),
@@ -70,84 +80,124 @@ class ExecuteUnit(wiring.Component):
         m = Module()
         rows = self.config.rows
         layout = instruction_layout(Opcode.EXECUTE)
-        entry_shape = entry_layout()
 
         # ---- weight loader ----
         entry = self.i_entry.payload
         loading = data.View(layout, entry.word)
-        m.submodules.handed = handed = fifo.SyncFIFO(width=entry_shape.size, depth=HANDED)
+        # what the streamer must know of an instruction: its word, and what follows from it
+        handed_layout = data.StructLayout(
+            {
+                "word": layout,
+                "orders": entry_layout()["orders"].shape,
+                "window": 1,
+                "same_path": 1,
+                "shift": range(self.shifts),
+                # which counts are 1, and whether those of the pixel loops all are
+                "only": data.StructLayout({name: 1 for name in ("py", "px", "wy", "wx", "ky", "kx")}),
+                "single": 1,
+            }
+        )
+        m.submodules.handed = handed = EntryQueue(layout=handed_layout, depth=HANDED, orders=("execute", "store"))
         active = Signal()
         filling = Signal(range(rows))
         shadow_busy = Signal()
         shadow_full = Signal()
         shadow_last = Signal()
         pass_begins = Signal()
-        exhausted = Signal()
-        sub_row = Signal(6)
-        weight = Signal(16)
-        count_block, count_ky, count_kx = Signal(12), Signal(8), Signal(8)
-        tap, tap_ky, tap_block = Signal(16), Signal(16), Signal(16)
-
         begin = Signal()
+        is_window = loading.operation == Operation.WINDOW
+        path = Cat((loading.operation == Operation.ARRAY) | is_window, loading.row_offset)
+        last_path = Signal.like(path)
+        announced = handed.i_entry.payload
         m.d.comb += [
-            begin.eq(self.i_entry.valid & ~active & is_ordered(entry.orders.load, self.i_completed.load) & handed.w_rdy),
-            handed.w_data.eq(entry),
-            handed.w_en.eq(begin),
+            begin.eq(self.i_entry.valid & ~active & entry.orders.load.met & handed.i_entry.ready),
+            handed.i_completed.eq(self.i_completed),
+            handed.i_retire.eq(self.i_retire),
+            handed.i_entry.valid.eq(begin),
+            announced.word.eq(entry.word),
+            announced.window.eq(is_window),
+            announced.same_path.eq(path == last_path),
+            announced.shift.eq(_quotient(loading.row_offset, self.config.columns, self.shifts)),
+            *(announced.only[axis].eq(loading[f"n_{axis}"] == 1) for axis in ("py", "px", "wy", "wx")),
+            announced.only.ky.eq(entry.only.ky),
+            announced.only.kx.eq(entry.only.kx),
+            announced.single.eq(announced.only.py & announced.only.px & announced.only.wy & announced.only.wx),
         ]
-        # The first row takes its values from the instruction, so that no cycle is needed to set the registers up.
-        here_weight, here_tap, here_exhausted = Signal(16), Signal(16), Signal()
-        m.d.comb += [here_weight.eq(weight), here_tap.eq(tap), here_exhausted.eq(exhausted)]
+        for name in ("execute", "store"):
+            order = entry.orders[name]
+            met = order.met | reached(order, self.i_completed[name], self.i_retire[name])
+            m.d.comb += [announced.orders[name].met.eq(met), announced.orders[name].missing.eq(order.missing)]
         with m.If(begin):
-            m.d.comb += [
-                here_weight.eq(loading.weights),
-                here_tap.eq(0),
-                # a WINDOW has a single pass, whatever its kernel
-                here_exhausted.eq(loading.operation == Operation.WINDOW),
-            ]
-            m.d.sync += [active.eq(1), exhausted.eq(here_exhausted), weight.eq(here_weight)]
-            m.d.sync += [tap.eq(0), tap_ky.eq(0), tap_block.eq(0)]
+            m.d.sync += [active.eq(1), last_path.eq(path)]
+
+        # The first row takes its values from the instruction, so that no cycle is needed to set the registers up.
+        going = Signal()
+        exhausted = Signal(reset_less=True)
+        weight = Signal(16, reset_less=True)
+        rows_left, tap_ending = Signal(6, reset_less=True), Signal(reset_less=True)
+        here_exhausted, here_weight, here_rows_left, tap_ends = Signal(), Signal(16), Signal(6), Signal()
+        m.d.comb += [
+            here_weight.eq(Mux(going, weight, loading.weights)),
+            # a WINDOW has a single pass, whatever its kernel
+            here_exhausted.eq(Mux(going, exhausted, is_window)),
+            here_rows_left.eq(Mux(going, rows_left, loading.tap_rows)),
+            tap_ends.eq(Mux(going, tap_ending, entry.only.tap_rows)),
+        ]
+        # these are 0 before an instruction
+        tap, tap_ky, tap_block = Signal(16), Signal(16), Signal(16)
 
         give = Signal()
         starts = Signal()
+        unfilled = Signal(init=1)
         m.d.comb += [
-            starts.eq((active | begin) & (filling == 0) & (~shadow_busy | pass_begins)),
-            give.eq(starts | (filling != 0)),
+            starts.eq((active | begin) & unfilled & (~shadow_busy | pass_begins)),
+            give.eq(starts | ~unfilled),
         ]
-        last_row = filling == rows - 1
-        tap_ends = sub_row == loading.tap_rows - 1
-        (step_block, step_ky, _), last_tap = loop_step(
+        last_row = Signal()
+        (step_block, step_ky, _), last_tap = loop_ahead(
             m,
-            counts=[count_block, count_ky, count_kx],
+            begun=going,
             limits=[loading.n_block, loading.n_ky, loading.n_kx],
-            advance=give & tap_ends & ~here_exhausted,
+            only=[entry.only.block, entry.only.ky, entry.only.kx],
+            single=entry.only.block & entry.only.ky & entry.only.kx,
+            keep=give,
+            advance=tap_ends & ~here_exhausted,
         )
         m.d.sync += self.o_tap.start.eq(starts)
         with m.If(give):
             m.d.sync += [
-                self.o_tap.address.eq(here_tap),
+                self.o_tap.address.eq(tap),
                 self.o_weight_address.eq(here_weight),
                 weight.eq(here_weight + 1),
+                going.eq(1),
+                exhausted.eq(here_exhausted),
                 filling.eq(Mux(last_row, 0, filling + 1)),
-                sub_row.eq(Mux(tap_ends, 0, sub_row + 1)),
+                unfilled.eq(last_row),
+                last_row.eq(filling == rows - 2),
             ]
+            with m.If(tap_ends | last_row):
+                m.d.sync += [rows_left.eq(loading.tap_rows), tap_ending.eq(entry.only.tap_rows)]
+            with m.Else():
+                m.d.sync += [rows_left.eq(here_rows_left - 1), tap_ending.eq(here_rows_left == 2)]
             with m.If(tap_ends & ~here_exhausted):
                 with m.If(last_tap):
                     # the rest of the pass repeats the last tap
                     m.d.sync += exhausted.eq(1)
                 with m.Elif(step_block):
-                    following = Mux(begin, 0, tap_block) + loading.stride_block
+                    following = tap_block + loading.stride_block
                     m.d.sync += [tap_block.eq(following), tap_ky.eq(following), tap.eq(following)]
                 with m.Elif(step_ky):
-                    following = Mux(begin, 0, tap_ky) + loading.stride_ky
+                    following = tap_ky + loading.stride_ky
                     m.d.sync += [tap_ky.eq(following), tap.eq(following)]
                 with m.Else():
-                    m.d.sync += tap.eq(here_tap + loading.stride_kx)
-            with m.If(last_row):
-                ends = exhausted | (tap_ends & last_tap)
-                m.d.sync += [shadow_full.eq(1), shadow_last.eq(ends), sub_row.eq(0)]
-                with m.If(ends):
-                    m.d.sync += active.eq(0)
-                    m.d.comb += self.i_entry.ready.eq(1)
+                    m.d.sync += tap.eq(tap + loading.stride_kx)
+        # once a pass has begun to be loaded it is loaded to its end, so this one is given
+        with m.If(last_row):
+            ends = here_exhausted | (tap_ends & last_tap)
+            m.d.sync += [shadow_full.eq(1), shadow_last.eq(ends)]
+            with m.If(ends):
+                m.d.sync += [active.eq(0), going.eq(0), tap.eq(0), tap_ky.eq(0), tap_block.eq(0)]
+                m.d.comb += self.i_entry.ready.eq(1)
         with m.If(starts):
             m.d.sync += shadow_busy.eq(1)
         with m.Elif(pass_begins):
@@ -156,51 +206,63 @@ class ExecuteUnit(wiring.Component):
             m.d.sync += shadow_full.eq(0)
 
         # ---- pixel streamer ----
-        head = data.View(entry_shape, handed.r_data)
-        streaming = data.View(layout, head.word)
-        count_py, count_px, count_wy, count_wx = Signal(10), Signal(10), Signal(4), Signal(4)
-        offset, offset_wy, offset_px, offset_py = Signal(16), Signal(16), Signal(16), Signal(16)
-        accumulator = Signal(16)
+        head = handed.o_entry.payload
+        streaming = head.word
+        offset, offset_wy, offset_px, offset_py = (
+            Signal(16, name=name, reset_less=True) for name in ("offset", "offset_wy", "offset_px", "offset_py")
+        )
+        accumulator = Signal(16, reset_less=True)
         inside = Signal()
         first_pass = Signal(init=1)
-        # cycles since the present pass began and since the last pixel, as far as anybody asks
+        # Cycles since the present pass began and since the last pixel, as far as anybody asks; each question is answered a cycle
+        # before.
         settle = rows + REVISIT
-        since_begin = Signal(range(settle + 1), init=settle)
-        since_pixel = Signal(range(settle + 1), init=settle)
-        is_window = streaming.operation == Operation.WINDOW
-        path = Cat((streaming.operation == Operation.ARRAY) | is_window, streaming.row_offset)
-        last_path = Signal.like(path)
+        since_begin, since_pixel = Signal(range(REVISIT)), Signal(range(settle))
+        spaced, revisits, settled = (Signal(name=name, init=1) for name in ("spaced", "revisits", "settled"))
 
-        ordered = Signal()
-        quiet = Signal()
-        last_sums = Signal(16)
-        revisits = Signal()
-        revisits_last = Signal()
+        # Whether the first sums would be read before the last ones are written: not if they lie apart. For the next instruction
+        # this is found while the last pixel is given, whose sum is at ``accumulator`` or, of a single pixel, where the instruction
+        # says. (One that comes to the head from elsewhere has its weights still to come, so it is asked in time.)
+        near = Signal(reset_less=True)
+        last_sums = Signal(16, reset_less=True)
+        second = handed.o_second.word.accumulators
+
+        def lies_near(last: Value, first: Value) -> Value:
+            return (last - first)[:16] < REVISIT - 1
+
+        with m.If(~handed.o_moves):
+            m.d.sync += near.eq(lies_near(last_sums, streaming.accumulators))
+        with m.Else():
+            m.d.sync += near.eq(Mux(inside, lies_near(accumulator, second), lies_near(streaming.accumulators, second)))
+
         may_begin = Signal()
         m.d.comb += [
-            ordered.eq(
-                is_ordered(head.orders.execute, self.i_completed.execute) & is_ordered(head.orders.store, self.i_completed.store)
-            ),
-            revisits.eq(since_pixel >= REVISIT - 1),
-            # whether the first sums would be read before the last ones are written: not if they lie apart
-            revisits_last.eq((last_sums - streaming.accumulators)[:16] < REVISIT - 1),
-            quiet.eq(((path == last_path) | (since_pixel == settle)) & (~streaming.accumulate | revisits | ~revisits_last)),
             may_begin.eq(
-                handed.r_rdy
+                handed.o_entry.valid
                 & ~inside
                 & shadow_full
-                & (since_begin >= REVISIT - 1)
-                & Mux(first_pass, ordered & quiet, ~streaming.reduce | revisits)
+                & spaced
+                & Mux(
+                    first_pass,
+                    head.orders.execute.met
+                    & head.orders.store.met
+                    & (head.same_path | settled)
+                    & (~streaming.accumulate | revisits | ~near),
+                    ~streaming.reduce | revisits,
+                )
             ),
             pass_begins.eq(may_begin),
         ]
         issue = Signal()
         m.d.comb += issue.eq(may_begin | inside)
-        (step_py, step_px, step_wy, _), pass_ends = loop_step(
+        (step_py, step_px, step_wy, _), pass_ends = loop_ahead(
             m,
-            counts=[count_py, count_px, count_wy, count_wx],
+            begun=inside,
             limits=[streaming.n_py, streaming.n_px, streaming.n_wy, streaming.n_wx],
-            advance=issue,
+            only=[head.only.py, head.only.px, head.only.wy, head.only.wx],
+            single=head.single,
+            keep=issue,
+            advance=Const(1),
         )
 
         # The first pixel of a pass takes its address from the instruction, so that no cycle is needed to set the registers up.
@@ -214,10 +276,21 @@ class ExecuteUnit(wiring.Component):
             sums_at.eq(Mux(inside, accumulator, streaming.accumulators)),
         ]
         # Of the pixels of WINDOW, those with a whole window behind them (and of every other line or column) have a result.
-        has_result = Signal()
-        m.d.comb += has_result.eq(
-            _reached(count_py, streaming.n_ky, streaming.stride_ky) & _reached(count_px, streaming.n_kx, streaming.stride_kx)
+        line_has = _every(
+            m, "line", begun=inside, first=streaming.n_ky, only=head.only.ky, stride=streaming.stride_ky, step=step_py, keep=issue
         )
+        column_has = _every(
+            m,
+            "column",
+            begun=inside,
+            first=streaming.n_kx,
+            only=head.only.kx,
+            stride=streaming.stride_kx,
+            step=Const(1),
+            keep=issue,
+            again=step_py,
+        )
+        has_result = line_has & column_has
         # of the pixels of a reduced window, the first takes the sum so far from memory
         inside_window = Signal()
         to_wx = (here + streaming.stride_wx)[:16]
@@ -232,35 +305,38 @@ class ExecuteUnit(wiring.Component):
         m.d.comb += [
             last_pass.eq(Mux(inside, is_last, shadow_last)),
             instruction_ends.eq(issue & pass_ends & last_pass),
-            handed.r_en.eq(instruction_ends),
+            handed.o_entry.ready.eq(instruction_ends),
         ]
         m.d.sync += [
             self.o_control.valid.eq(issue),
             self.o_pixel.first.eq(may_begin),
-            self.o_pixel.vertical.eq(issue & is_window),
+            self.o_pixel.vertical.eq(issue & head.window),
         ]
-        with m.If(since_begin != settle):
-            m.d.sync += since_begin.eq(since_begin + 1)
-        with m.If(since_pixel != settle):
-            m.d.sync += since_pixel.eq(since_pixel + 1)
         with m.If(may_begin):
-            m.d.sync += [since_begin.eq(0), last_path.eq(path), is_last.eq(shadow_last)]
+            m.d.sync += [since_begin.eq(0), spaced.eq(0), is_last.eq(shadow_last)]
+        with m.Elif(~spaced):
+            m.d.sync += [since_begin.eq(since_begin + 1), spaced.eq(since_begin == REVISIT - 2)]
+        with m.If(issue):
+            m.d.sync += [since_pixel.eq(0), revisits.eq(0), settled.eq(0)]
+        with m.Elif(~settled):
+            m.d.sync += [since_pixel.eq(since_pixel + 1), settled.eq(since_pixel == settle - 1)]
+            with m.If(since_pixel == REVISIT - 2):
+                m.d.sync += revisits.eq(1)
         with m.If(issue):
             m.d.sync += [
-                since_pixel.eq(0),
                 last_sums.eq(sums_at),
                 inside.eq(~pass_ends),
-                accumulator.eq(sums_at + Mux(is_window, has_result, ~streaming.reduce | step_px)),
+                accumulator.eq(sums_at + Mux(head.window, has_result, ~streaming.reduce | step_px)),
                 inside_window.eq(streaming.reduce & ~step_px),
                 self.o_pixel.offset.eq(here),
                 self.o_pixel.lag.eq(streaming.n_px - WINDOW_TAPS),
                 self.o_control.last.eq(instruction_ends),
-                self.o_control.drop.eq(is_window & ~has_result),
+                self.o_control.drop.eq(head.window & ~has_result),
                 self.o_control.overwrite.eq(first_pass & ~streaming.accumulate & ~inside_window),
                 self.o_control.forward.eq(inside_window),
                 # a sum is a sum: windows come out of the array as any other
-                self.o_control.operation.eq(Mux(is_window, Operation.ARRAY, streaming.operation)),
-                self.o_control.shift.eq(_quotient(streaming.row_offset, self.config.columns, self.shifts)),
+                self.o_control.operation.eq(Mux(head.window, Operation.ARRAY, streaming.operation)),
+                self.o_control.shift.eq(head.shift),
                 self.o_control.address.eq(sums_at),
             ]
             with m.If(step_py):
@@ -278,23 +354,45 @@ class ExecuteUnit(wiring.Component):
         m.d.comb += self.o_state.eq(UnitState.IDLE)
         with m.If(issue):
             m.d.comb += self.o_state.eq(UnitState.BUSY)
-        with m.Elif(handed.r_rdy & first_pass & ~is_ordered(head.orders.store, self.i_completed.store)):
+        with m.Elif(handed.o_entry.valid & first_pass & ~head.orders.store.met):
             m.d.comb += self.o_state.eq(UnitState.WAIT_STORE)
-        with m.Elif(handed.r_rdy & first_pass & ~is_ordered(head.orders.execute, self.i_completed.execute)):
+        with m.Elif(handed.o_entry.valid & first_pass & ~head.orders.execute.met):
             m.d.comb += self.o_state.eq(UnitState.WAIT_EXECUTE)
-        with m.Elif(handed.r_rdy):
+        with m.Elif(handed.o_entry.valid):
             m.d.comb += self.o_state.eq(Mux(shadow_full, UnitState.WAIT_PIPELINE, UnitState.WAIT_WEIGHTS))
         with m.Elif(self.i_entry.valid):
-            m.d.comb += self.o_state.eq(
-                Mux(is_ordered(entry.orders.load, self.i_completed.load), UnitState.WAIT_WEIGHTS, UnitState.WAIT_LOAD)
-            )
+            m.d.comb += self.o_state.eq(Mux(entry.orders.load.met, UnitState.WAIT_WEIGHTS, UnitState.WAIT_LOAD))
         return m
 
 
-def _reached(count: Value, kernel: Value, stride: Value) -> Value:
-    """Return whether ``count`` is ``kernel - 1``, or a multiple of ``stride`` (1 or 2) beyond it."""
-    last = kernel - 1
-    return (count >= last) & (~stride[1] | (count[0] == last[0]))
+def _every(
+    m: Module,
+    name: str,
+    *,
+    begun: Value,
+    first: Value,
+    only: Value,
+    stride: Value,
+    step: Value,
+    keep: Value,
+    again: Value | None = None,
+) -> Value:
+    """Return whether a counter from 1 on that steps with ``step`` (and starts ``again`` with that) stands at ``first``, or a
+    multiple of ``stride`` (1 or 2) beyond it; ``begun``, ``only`` and ``keep`` as in :func:`loop_ahead`."""
+    left = Signal.like(first, name=f"{name}_left", reset_less=True)
+    last = Signal(name=f"{name}_has", reset_less=True)
+    here_left = Mux(begun, left, first)
+    here_last = Mux(begun, last, only)
+    with m.If(keep):
+        m.d.sync += [left.eq(here_left), last.eq(here_last)]
+        with m.If(step & here_last):
+            m.d.sync += [left.eq(2), last.eq(~stride[1])]
+        with m.Elif(step):
+            m.d.sync += [left.eq(here_left - 1), last.eq(here_left == 2)]
+        if again is not None:
+            with m.If(again):
+                m.d.sync += [left.eq(first), last.eq(only)]
+    return here_last
 
 
 def _quotient(value: Value, divisor: int, quotients: int) -> Value:

@@ -12,11 +12,14 @@ __all__ = [
     "QUEUES",
     "completed_layout",
     "entry_layout",
+    "execute_entry_layout",
     "fields_layout",
     "instruction_layout",
-    "is_ordered",
+    "loop_ahead",
     "loop_step",
     "order_layout",
+    "reached",
+    "retire_layout",
 ]
 
 #: The units' queues, in the order of the ``after_*`` fields.
@@ -38,7 +41,9 @@ def instruction_layout(opcode: isa.Opcode) -> data.FlexibleLayout:
     return fields_layout(isa.fields_of(opcode), 8 * isa.INSTRUCTION_BYTES)
 
 
-order_layout = data.StructLayout({"active": 1, "target": ORDER_BITS})
+#: Either there is nothing to wait for (any more): ``met``. Or the counter of finished instructions must reach ``-missing`` (modulo
+#: its range): in this form a sum's carry is the answer.
+order_layout = data.StructLayout({"met": 1, "missing": ORDER_BITS})
 
 
 def completed_layout() -> data.StructLayout:
@@ -46,10 +51,15 @@ def completed_layout() -> data.StructLayout:
     return data.StructLayout({queue: ORDER_BITS for queue in QUEUES})
 
 
+def retire_layout() -> data.StructLayout:
+    """Return which queues' instructions finish in a cycle."""
+    return data.StructLayout({queue: 1 for queue in QUEUES})
+
+
 def entry_layout() -> data.StructLayout:
     """Return what a queue holds: the instruction, its index in the program, and what it must wait for.
 
-    It waits for queue q until ``completed[q]`` has reached ``orders[q].target`` (if active).
+    It waits for queue q until ``orders[q]`` is met: see :class:`rtl.dispatch.EntryQueue`.
     """
     return data.StructLayout(
         {
@@ -60,9 +70,17 @@ def entry_layout() -> data.StructLayout:
     )
 
 
-def is_ordered(order: data.View, completed: Value) -> Value:
-    """Return whether an order is satisfied by a queue's counter of finished instructions."""
-    return ~order.active | (completed >= order.target)
+def execute_entry_layout() -> data.StructLayout:
+    """Return what the queue of EXECUTEs holds: besides, which of the counts that the weight loader steps through are 1."""
+    only = data.StructLayout({name: 1 for name in ("block", "ky", "kx", "tap_rows")})
+    return data.StructLayout({**entry_layout().members, "only": only})
+
+
+def reached(order: data.View, completed: Value, retire: Value) -> Value:
+    """Return whether a queue's counter of finished instructions will have reached what an order waits for in the next cycle."""
+    # with the step as the carry in
+    total = Cat(Const(1, 1), completed) + Cat(retire, order.missing)
+    return total[-1]
 
 
 def loop_step(m: Module, *, counts: list[Value], limits: list[Value], advance: Value) -> tuple[list[Value], Value]:
@@ -80,3 +98,34 @@ def loop_step(m: Module, *, counts: list[Value], limits: list[Value], advance: V
             m.d.sync += count.eq(Mux(at_end, 0, count + 1))
         carry = carry & at_end
     return steps[::-1], carry
+
+
+def loop_ahead(
+    m: Module, *, begun: Value, limits: list[Value], only: list[Value], single: Value, keep: Value, advance: Value
+) -> tuple[list[Value], Value]:
+    """Count nested loops as :func:`loop_step` does, but without a comparison before the result: whether a level is at its end is
+    found in the cycle before.
+
+    Until ``begun`` every level is at its beginning, ``only`` says which of ``limits`` are 1 (``single``: all are), and nothing is
+    remembered; ``begun`` rises after a cycle with ``keep``, without which ``advance`` has no effect.
+    """
+    steps: list[Value] = []
+    lasts: list[Value] = []
+    carry: Value = Const(1)
+    for level in reversed(range(len(limits))):
+        limit, alone = limits[level], only[level]
+        left = Signal.like(limit, name=f"left_{level}", reset_less=True)
+        last = Signal(name=f"last_{level}", reset_less=True)
+        here_left = Mux(begun, left, limit)
+        here_last = Mux(begun, last, alone)
+        steps.append(carry)
+        with m.If(keep):
+            with m.If(~(advance & carry)):
+                m.d.sync += [left.eq(here_left), last.eq(here_last)]
+            with m.Elif(here_last):
+                m.d.sync += [left.eq(limit), last.eq(alone)]
+            with m.Else():
+                m.d.sync += [left.eq(here_left - 1), last.eq(here_left == 2)]
+        carry = carry & here_last
+        lasts.append(last)
+    return steps[::-1], Mux(begun, Cat(lasts).all(), single)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from amaranth import *
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from accel.config import EngineConfig
 from accel.isa import MAX_SHARE_LOG2, PARAMETER, PARAMETER_BYTES, PERIOD_THREE, Opcode, Target, UnitState
-from rtl.layouts import ORDER_BITS, completed_layout, entry_layout, fields_layout, instruction_layout, is_ordered, loop_step
+from rtl.layouts import ORDER_BITS, entry_layout, fields_layout, instruction_layout, loop_ahead
+from rtl.queue import Queue
 from rtl.read_port import read_beat_layout
 from rtl.scratchpad import scratchpad_write_layout
 from rtl.store import table_write_layout
@@ -39,8 +40,6 @@ class LoadUnit(wiring.Component):
     -------
     i_entry
         Queue of LOADs.
-    i_completed
-        Counters of finished instructions.
     i_writes_idle
         Every write to memory is acknowledged (for ``fence``).
     i_halt
@@ -64,7 +63,6 @@ class LoadUnit(wiring.Component):
         super().__init__(
             {
                 "i_entry": In(stream.Signature(entry_layout())),
-                "i_completed": In(completed_layout()),
                 "i_writes_idle": In(1),
                 "i_halt": In(1),
                 "o_address": Out(stream.Signature(address_layout)),
@@ -81,70 +79,134 @@ class LoadUnit(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        layout = instruction_layout(Opcode.LOAD)
-        in_flight_layout = data.StructLayout({"word": layout.size, "index": ORDER_BITS})
-        m.submodules.in_flight = in_flight = fifo.SyncFIFO(width=in_flight_layout.size, depth=IN_FLIGHT)
-        self._request(m, layout, in_flight, in_flight_layout)
-        self._receive(m, layout, in_flight, in_flight_layout)
+        m.submodules.in_flight = in_flight = Queue(shape=self._in_flight_layout(), depth=IN_FLIGHT)
+        self._request(m, in_flight)
+        self._receive(m, in_flight)
         return m
 
-    def _request(
-        self, m: Module, layout: data.FlexibleLayout, in_flight: fifo.SyncFIFO, in_flight_layout: data.StructLayout
-    ) -> None:
+    def _in_flight_layout(self) -> data.StructLayout:
+        """Return what the receiver must know of an instruction: its word, and what follows from it."""
         beat_bits = (self.config.bus_bytes - 1).bit_length()
+        return data.StructLayout(
+            {
+                "word": instruction_layout(Opcode.LOAD),
+                "index": ORDER_BITS,
+                # by target; ``scratchpad`` for both of its
+                "fill": 1,
+                "scratchpad": 1,
+                "weights": 1,
+                "parameters": 1,
+                "table": 1,
+                "pair": 1,
+                # what is left to the output stage of the scratchpad's write port
+                "share_log2": 2,
+                # bytes of an element; whether it takes whole beats, a single one at most, and how many
+                "element": 7,
+                "whole": 1,
+                "single": 1,
+                "beats": 7,
+                # the bits of an aligned element's place in a beat that are 0
+                "below": beat_bits,
+                # which counts are 1
+                "only": data.StructLayout({"z": 1, "y": 1, "x": 1}),
+            }
+        )
+
+    def _request(self, m: Module, in_flight: Queue) -> None:
+        beat_bits = (self.config.bus_bytes - 1).bit_length()
+        block_bits = beat_bits + (BURST_BEATS - 1).bit_length()
         entry = self.i_entry.payload
-        load = data.View(layout, entry.word)
+        load = data.View(instruction_layout(Opcode.LOAD), entry.word)
+        is_fill = load.target == Target.FILL
+        element = 1 << load.element_log2
 
         may_begin = Signal()
         m.d.comb += may_begin.eq(
             self.i_entry.valid
             & ~self.i_halt
-            & is_ordered(entry.orders.load, self.i_completed.load)
-            & is_ordered(entry.orders.execute, self.i_completed.execute)
-            & is_ordered(entry.orders.store, self.i_completed.store)
+            & entry.orders.load.met
+            & entry.orders.execute.met
+            & entry.orders.store.met
             & (~load.fence | self.i_writes_idle)
             & in_flight.w_rdy
         )
-        announced = data.View(in_flight_layout, in_flight.w_data)
-        m.d.comb += [announced.word.eq(entry.word), announced.index.eq(entry.index)]
-
-        count_z, count_y = Signal(12), Signal(12)
-        row, plane = Signal(32), Signal(32)
-        beat = Signal(32 - beat_bits)
-        left = Signal(16 + 6)
-        burst = Signal(range(BURST_BEATS + 1))
-        to_boundary = BURST_BEATS - beat[: (BURST_BEATS - 1).bit_length()]
-        row_bytes = Signal(16 + 6)
-        row_done = Signal()
+        announced = in_flight.w_data
+        whole = load.element_log2 >= beat_bits
         m.d.comb += [
-            burst.eq(Mux(left < to_boundary, left, to_boundary)),
-            row_bytes.eq(load.n_x << load.element_log2),
-            self.o_address.payload.address.eq(Cat(Const(0, beat_bits), beat)),
-            self.o_address.payload.length.eq(burst - 1),
+            announced.word.eq(entry.word),
+            announced.index.eq(entry.index),
+            announced.fill.eq(is_fill),
+            announced.scratchpad.eq(is_fill | (load.target == Target.ACTIVATIONS)),
+            announced.weights.eq(load.target == Target.WEIGHTS),
+            announced.parameters.eq(load.target == Target.PARAMETERS),
+            announced.table.eq(load.target == Target.TABLE),
+            announced.pair.eq(load.target == Target.PAIR_TABLE),
+            announced.share_log2.eq(Mux(announced.scratchpad, load.share_log2, 0)),
+            announced.element.eq(element),
+            announced.whole.eq(whole),
+            announced.single.eq(load.element_log2 <= beat_bits),
+            announced.beats.eq(element >> beat_bits),
+            announced.below.eq(Mux(whole, -1, element - 1)),
+            *(announced.only[axis].eq(load[f"n_{axis}"] == 1) for axis in "zyx"),
         ]
-        (step_z, _), done = loop_step(m, counts=[count_z, count_y], limits=[load.n_z, load.n_y], advance=row_done)
+
+        row, plane = Signal(32), Signal(32)
+        # Bursts end at multiples of their greatest length. So only a row's first one begins elsewhere, and only its last one ends
+        # elsewhere: how many boundaries lie ahead, and the last beat's place behind the last of them, say it all.
+        beat = Signal(32 - beat_bits)
+        boundaries = Signal(16 + 7 - block_bits)
+        is_last_burst = Signal()
+        last_beat = Signal((BURST_BEATS - 1).bit_length())
+        first_beat = beat[: len(last_beat)]
+        row_done = Signal()
+        # What follows from the instruction alone has a register too: a row's first address is found a cycle later at the earliest.
+        span = Signal(16 + 6, reset_less=True)
+        only_z, only_y = Signal(reset_less=True), Signal(reset_less=True)
+        m.d.sync += [span.eq((load.n_x << load.element_log2) - 1), only_z.eq(announced.only.z), only_y.eq(announced.only.y)]
+        m.d.comb += [
+            self.o_address.payload.address.eq(Cat(Const(0, beat_bits), beat)),
+            self.o_address.payload.length.eq((Mux(is_last_burst, last_beat, BURST_BEATS - 1) - first_beat)[: len(last_beat)]),
+        ]
+        stepping = Signal()
+        (step_z, _), done = loop_ahead(
+            m,
+            begun=stepping,
+            limits=[load.n_z, load.n_y],
+            only=[only_z, only_y],
+            single=only_z & only_y,
+            keep=row_done,
+            advance=Const(1),
+        )
 
         with m.FSM():
             with m.State("Begin"):
                 with m.If(may_begin):
                     m.d.comb += in_flight.w_en.eq(1)
-                    m.d.sync += [row.eq(load.memory_address), plane.eq(load.memory_address)]
-                    with m.If(load.target == Target.FILL):
+                    m.d.sync += [row.eq(load.memory_address), plane.eq(load.memory_address), stepping.eq(0)]
+                    with m.If(is_fill):
                         m.d.comb += self.i_entry.ready.eq(1)
                     with m.Else():
                         m.next = "Row"
             with m.State("Row"):
+                end = row[:block_bits] + span
                 m.d.sync += [
                     beat.eq(row >> beat_bits),
-                    left.eq(((row[:beat_bits] + row_bytes - 1) >> beat_bits) + 1),
+                    boundaries.eq(end >> block_bits),
+                    is_last_burst.eq(end >> block_bits == 0),
+                    last_beat.eq(end[beat_bits:block_bits]),
                 ]
                 m.next = "Burst"
             with m.State("Burst"):
                 m.d.comb += self.o_address.valid.eq(1)
                 with m.If(self.o_address.ready):
-                    m.d.sync += [beat.eq(beat + burst), left.eq(left - burst)]
-                    with m.If(left == burst):
+                    m.d.sync += [
+                        beat.eq(Cat(Const(0, len(first_beat)), beat[len(first_beat) :] + 1)),
+                        boundaries.eq(boundaries - 1),
+                        is_last_burst.eq(boundaries == 1),
+                    ]
+                    with m.If(is_last_burst):
                         m.d.comb += row_done.eq(1)
+                        m.d.sync += stepping.eq(1)
                         with m.If(done):
                             m.d.comb += self.i_entry.ready.eq(1)
                             m.next = "Begin"
@@ -158,69 +220,74 @@ class LoadUnit(wiring.Component):
         m.d.comb += self.o_state.eq(UnitState.IDLE)
         with m.If(self.i_entry.valid):
             m.d.comb += self.o_state.eq(UnitState.WAIT_PIPELINE)
-            with m.If(~is_ordered(entry.orders.execute, self.i_completed.execute)):
+            with m.If(~entry.orders.execute.met):
                 m.d.comb += self.o_state.eq(UnitState.WAIT_EXECUTE)
-            with m.Elif(~is_ordered(entry.orders.store, self.i_completed.store)):
+            with m.Elif(~entry.orders.store.met):
                 m.d.comb += self.o_state.eq(UnitState.WAIT_STORE)
-            with m.Elif(~is_ordered(entry.orders.load, self.i_completed.load)):
+            with m.Elif(~entry.orders.load.met):
                 m.d.comb += self.o_state.eq(UnitState.WAIT_LOAD)
             with m.Elif(load.fence & ~self.i_writes_idle):
                 m.d.comb += self.o_state.eq(UnitState.WAIT_MEMORY)
 
-    def _receive(
-        self, m: Module, layout: data.FlexibleLayout, in_flight: fifo.SyncFIFO, in_flight_layout: data.StructLayout
-    ) -> None:
+    def _receive(self, m: Module, in_flight: Queue) -> None:
         config = self.config
         bus = config.bus_bytes
         beat_bits = (bus - 1).bit_length()
-        current = data.View(in_flight_layout, in_flight.r_data)
-        load = data.View(layout, current.word)
+        current = in_flight.r_data
+        load = current.word
         largest = max(config.word_bytes, config.weight_word_bytes, PARAMETER_BYTES)
+        # The registers are set for an instruction as it comes to the head, so that none of its elements is unlike the others.
+        moves = in_flight.o_moves
+        coming = Signal(in_flight.shape)
+        m.d.comb += coming.eq(Mux(in_flight.o_behind, in_flight.o_second, in_flight.w_data))
 
         # ---- beats -> elements ----
-        held = Signal(8 * bus)
+        held = Signal(8 * bus, reset_less=True)
         held_valid = Signal()
-        held_error = Signal()
-        count_z, count_y, count_x = Signal(12), Signal(12), Signal(16)
-        row_starts = Signal(init=1)
-        position = Signal(6)
-        row_low, plane_low = Signal(6), Signal(6)
-        part = Signal(6)
-        gathered = Signal(8 * max(0, largest - bus))
+        held_error = Signal(reset_less=True)
+        # where the element begins in the beat; and the same with ones below, which are all that there is in the last of a beat
+        at, place = Signal(beat_bits, reset_less=True), Signal(beat_bits, reset_less=True)
+        row_low, plane_low = Signal(6, reset_less=True), Signal(6, reset_less=True)
+        part = Signal(range(max(2, largest // bus)))
+        complete = Signal(reset_less=True)
+        gathered = Signal(8 * max(0, largest - bus), reset_less=True)
 
-        active = in_flight.r_rdy
-        is_fill = load.target == Target.FILL
-        element_bytes = Signal(7)
-        whole_beat = Signal()
-        at = Signal(6)
-        here_row = Signal(6)
-        begun = Signal()
-        m.d.comb += [
-            element_bytes.eq(1 << load.element_log2),
-            whole_beat.eq(load.element_log2 >= beat_bits),
-            here_row.eq(Mux(begun, row_low, load.memory_address[:6])),
-            at.eq(Mux(whole_beat, 0, Mux(row_starts, here_row, position)) & (bus - 1)),
-        ]
-        # bit n: the last of 2**n cycles, which the output stage has
+        # whether this is not the last of ``2**share_log2`` cycles, which the output stage has
         phase = Signal(MAX_SHARE_LOG2)
-        m.d.sync += phase.eq(phase + 1)
-        left_alone = Cat(0, *(phase[:n].all() for n in range(1, MAX_SHARE_LOG2 + 1))).bit_select(load.share_log2, 1)
-        allowed = Signal()
-        m.d.comb += allowed.eq(~left_alone | ~(is_fill | (load.target == Target.ACTIVATIONS)))
+        allowed = Signal(reset_less=True)
+        left_alone = Cat(0, *(phase[:n] == (1 << n) - 2 for n in range(1, MAX_SHARE_LOG2 + 1)))
+        m.d.sync += [
+            phase.eq(phase + 1),
+            allowed.eq(~left_alone.bit_select(Mux(moves, coming.share_log2, current.share_log2), 1)),
+        ]
+        active = in_flight.r_rdy
+        is_fill = current.fill
         take = Signal()
-        complete = Signal()
         emit = Signal()
-        (step_z, step_y, _), done = loop_step(
-            m, counts=[count_z, count_y, count_x], limits=[load.n_z, load.n_y, load.n_x], advance=emit
-        )
-        row_ends = count_x == load.n_x - 1
-        last_part = (part + 1) << beat_bits >= element_bytes
-        beat_ends = whole_beat | row_ends | ((at + element_bytes)[: beat_bits + 1] >= bus)
+        beat_ends = Signal()
+
+        # loops, innermost last
+        lasts = {axis: Signal(name=f"last_{axis}", reset_less=True) for axis in "zyx"}
+        carry: Value = emit
+        for axis in "xyz":
+            left = Signal.like(load[f"n_{axis}"], name=f"left_{axis}", reset_less=True)
+            with m.If(moves):
+                m.d.sync += [left.eq(coming.word[f"n_{axis}"]), lasts[axis].eq(coming.only[axis])]
+            with m.Elif(carry):
+                with m.If(lasts[axis]):
+                    m.d.sync += [left.eq(load[f"n_{axis}"]), lasts[axis].eq(current.only[axis])]
+                with m.Else():
+                    m.d.sync += [left.eq(left - 1), lasts[axis].eq(left == 2)]
+            carry = carry & lasts[axis]
+        row_ends = lasts["x"]
+        plane_ends = lasts["x"] & lasts["y"]
+        done = plane_ends & lasts["z"]
         m.d.comb += [
-            complete.eq(~whole_beat | last_part),
+            beat_ends.eq(row_ends | place.all()),
             take.eq(active & ~is_fill & held_valid & (allowed | ~complete)),
             emit.eq(active & allowed & (is_fill | (held_valid & complete))),
             self.i_beat.ready.eq(~held_valid | (take & beat_ends)),
+            in_flight.r_en.eq(emit & done),
         ]
         with m.If(self.i_beat.valid & self.i_beat.ready):
             m.d.sync += [
@@ -230,89 +297,93 @@ class LoadUnit(wiring.Component):
             ]
         with m.Elif(take & beat_ends):
             m.d.sync += held_valid.eq(0)
-        with m.If(take & whole_beat):
-            m.d.sync += part.eq(Mux(last_part, 0, part + 1))
+        if largest > bus:
+            with m.If(take & current.whole):
+                m.d.sync += [
+                    part.eq(Mux(complete, 0, part + 1)),
+                    complete.eq(Mux(complete, current.single, part + 2 == current.beats)),
+                ]
+            with m.If(moves):
+                m.d.sync += complete.eq(coming.single)
+        else:
+            m.d.comb += complete.eq(1)
         m.d.comb += [
             self.o_fault.eq(take & held_error),
             self.o_fault_index.eq(current.index),
         ]
 
-        # element: the bytes of this beat from ``at`` on, or those gathered and this beat behind them
-        element = Signal(8 * max(largest, bus))
-        m.d.comb += element.eq(held >> (at << 3))
-        if largest > bus:
-            with m.If(whole_beat):
-                for n in range(largest // bus):
-                    with m.If(part == n):
-                        m.d.comb += element.word_select(n, 8 * bus).eq(held)
-                    with m.Elif(part > n):
-                        m.d.comb += element.word_select(n, 8 * bus).eq(gathered.word_select(n, 8 * bus))
-            for n in range(largest // bus - 1):
+        # The beat, or those gathered and this beat behind them. An element is aligned, so its n-th byte is where the bits of n are
+        # set in its own place.
+        size = max(largest, bus)
+        wide = Signal(8 * size)
+        for n in range(size // bus):
+            m.d.comb += wide.word_select(n, 8 * bus).eq(held)
+            if n < size // bus - 1:
+                with m.If(part > n):
+                    m.d.comb += wide.word_select(n, 8 * bus).eq(gathered.word_select(n, 8 * bus))
                 with m.If(take & (part == n)):
                     m.d.sync += gathered.word_select(n, 8 * bus).eq(held)
 
+        def element(size: int) -> Value:
+            """Return an element of so many bytes."""
+            return wide.word_select(at >> (size - 1).bit_length(), 8 * size)
+
         # ---- local addresses ----
-        local, local_row, local_plane = Signal(16), Signal(16), Signal(16)
+        local, local_row, local_plane = (Signal(16, name=name, reset_less=True) for name in ("local", "local_row", "local_plane"))
         lane = Signal(range(config.lanes))
-        here, here_local_row, here_plane, here_plane_low = Signal(16), Signal(16), Signal(16), Signal(6)
-        m.d.comb += [
-            here.eq(Mux(begun, local, load.local_address)),
-            here_local_row.eq(Mux(begun, local_row, load.local_address)),
-            here_plane.eq(Mux(begun, local_plane, load.local_address)),
-            here_plane_low.eq(Mux(begun, plane_low, load.memory_address[:6])),
-        ]
-        is_parameters = load.target == Target.PARAMETERS
-        with m.If(emit):
-            m.d.sync += [begun.eq(~done), row_starts.eq(row_ends), position.eq((at + element_bytes)[:6])]
-            m.d.sync += [
-                row_low.eq(here_row),
-                plane_low.eq(here_plane_low),
-                local_row.eq(here_local_row),
-                local_plane.eq(here_plane),
-            ]
-            with m.If(step_z):
-                next_plane = (here_plane + load.local_stride_z)[:16]
-                next_low = (here_plane_low + load.memory_stride_z)[:6]
-                m.d.sync += [local_plane.eq(next_plane), local_row.eq(next_plane), local.eq(next_plane)]
-                m.d.sync += [plane_low.eq(next_low), row_low.eq(next_low)]
-            with m.Elif(step_y):
-                next_row = (here_local_row + load.local_stride_y)[:16]
-                m.d.sync += [local_row.eq(next_row), local.eq(next_row)]
-                m.d.sync += row_low.eq((here_row + load.memory_stride_y)[:6])
-            with m.Else():
-                m.d.sync += local.eq(here + (~is_parameters | (lane == config.lanes - 1)))
-            with m.If(is_parameters):
-                m.d.sync += lane.eq(Mux((lane == config.lanes - 1) | done, 0, lane + 1))
-            with m.If(done):
-                m.d.comb += in_flight.r_en.eq(1)
+        next_local, next_low = Signal(16), Signal(6)
+        with m.If(row_ends & lasts["y"]):
+            m.d.comb += [next_local.eq(local_plane + load.local_stride_z), next_low.eq(plane_low + load.memory_stride_z[:6])]
+        with m.Elif(row_ends):
+            m.d.comb += [next_local.eq(local_row + load.local_stride_y), next_low.eq(row_low + load.memory_stride_y[:6])]
+        with m.Else():
+            m.d.comb += next_local.eq(local + (~current.parameters | (lane == config.lanes - 1)))
+            m.d.comb += next_low.eq(at + current.element)
+        with m.If(moves):
+            start = coming.word.memory_address[:6]
+            m.d.sync += [local.eq(coming.word.local_address), at.eq(Mux(coming.whole, 0, start)), place.eq(start | coming.below)]
+            m.d.sync += [local_row.eq(coming.word.local_address), local_plane.eq(coming.word.local_address)]
+            m.d.sync += [row_low.eq(start), plane_low.eq(start)]
+        with m.Elif(emit):
+            m.d.sync += [local.eq(next_local), at.eq(Mux(current.whole, 0, next_low)), place.eq(next_low | current.below)]
+            with m.If(row_ends):
+                m.d.sync += [local_row.eq(next_local), row_low.eq(next_low)]
+            with m.If(plane_ends):
+                m.d.sync += [local_plane.eq(next_local), plane_low.eq(next_low)]
+        with m.If(emit & current.parameters):
+            m.d.sync += lane.eq(Mux((lane == config.lanes - 1) | done, 0, lane + 1))
 
         # ---- writes, registered ----
-        to_scratchpad = emit & (is_fill | (load.target == Target.ACTIVATIONS))
+        to_scratchpad = emit & current.scratchpad
         m.d.sync += [
             self.o_write.mask.eq(to_scratchpad.replicate(config.rows)),
-            self.o_write.address.eq(here),
-            self.o_weight.enable.eq(emit & (load.target == Target.WEIGHTS)),
-            self.o_weight.address.eq(here),
-            self.o_table.table.eq(emit & (load.target == Target.TABLE)),
-            self.o_table.pair.eq(emit & (load.target == Target.PAIR_TABLE)),
-            self.o_table.address.eq(here),
-            self.o_table.value.eq(element[:32]),
+            self.o_write.address.eq(local),
+            self.o_weight.enable.eq(emit & current.weights),
+            self.o_weight.address.eq(local),
+            self.o_table.table.eq(emit & current.table),
+            self.o_table.pair.eq(emit & current.pair),
+            self.o_table.address.eq(local),
+            self.o_table.value.eq(Cat(element(1), element(4)[8:])),
         ]
         for bank in range(config.rows):
-            byte = Signal(8, name=f"byte_{bank}")
-            m.d.comb += byte.eq(element.word_select(bank, 8))
+            place_of = Signal(range(size), name=f"place_{bank}")
+            index = Signal(range(size), name=f"index_{bank}")
             with m.Switch(load.period_log2):
                 for log2 in range((config.rows - 1).bit_length()):
                     with m.Case(log2):
-                        m.d.comb += byte.eq(element.word_select(bank % (1 << log2), 8))
+                        m.d.comb += index.eq(bank % (1 << log2))
                 with m.Case(PERIOD_THREE):
-                    m.d.comb += byte.eq(element.word_select(bank % 3, 8))
-            m.d.sync += self.o_write.data[bank].eq(Mux(is_fill, load.fill_value, byte))
+                    m.d.comb += index.eq(bank % 3)
+                with m.Default():
+                    m.d.comb += index.eq(bank)
+            m.d.comb += place_of.eq(at | index)
+            m.d.sync += self.o_write.data[bank].eq(Mux(is_fill, load.fill_value, wide.word_select(place_of, 8)))
+        weights = element(config.weight_word_bytes)
         for column in range(config.columns):
-            m.d.sync += self.o_weight.data[column].eq(element.word_select(column, 8))
+            m.d.sync += self.o_weight.data[column].eq(weights.word_select(column, 8))
         for n in range(config.lanes):
-            m.d.sync += self.o_table.parameter[n].eq(emit & is_parameters & (lane == n))
-        raw = data.View(fields_layout(PARAMETER, 8 * PARAMETER_BYTES), element[: 8 * PARAMETER_BYTES])
+            m.d.sync += self.o_table.parameter[n].eq(emit & current.parameters & (lane == n))
+        raw = data.View(fields_layout(PARAMETER, 8 * PARAMETER_BYTES), element(PARAMETER_BYTES))
         m.d.sync += [
             self.o_table.entry.bias.eq(raw.bias),
             self.o_table.entry.multiplier.eq(raw.multiplier),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from amaranth import *
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from rtl.queue import Queue
 from rtl.write_port import address_layout
 
 __all__ = ["ReadPort", "read_beat_layout"]
@@ -63,7 +64,7 @@ class ReadPort(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.owners = owners = fifo.SyncFIFO(width=1, depth=OUTSTANDING)
+        m.submodules.owners = owners = Queue(shape=1, depth=OUTSTANDING)
         free = Signal()
         take_fetch = Signal()
         take_load = Signal()
@@ -95,6 +96,6 @@ class ReadPort(wiring.Component):
             self.o_load_beat.valid.eq(self.i_beat.valid & owners.r_rdy & to_load),
             self.i_beat.ready.eq(owners.r_rdy & (Mux(to_load, self.o_load_beat.ready, self.o_fetch_beat.ready) | self.i_halt)),
             owners.r_en.eq(self.i_beat.valid & self.i_beat.ready & self.i_beat.payload.last),
-            self.o_idle.eq(owners.level == 0),
+            self.o_idle.eq(~owners.r_rdy),
         ]
         return m

@@ -82,7 +82,7 @@ class Requantiser(wiring.Component):
 
         first_shifts = [parameter.first_shift]
         second_shifts = [parameter.second_shift]
-        for shifts, stages, name in ((first_shifts, 4, "first_shift"), (second_shifts, 5, "second_shift")):
+        for shifts, stages, name in ((first_shifts, 4, "first_shift"), (second_shifts, 6, "second_shift")):
             for n in range(stages):
                 later = register(5, f"{name}_{n}")
                 m.d.sync += later.eq(shifts[-1])
@@ -92,67 +92,94 @@ class Requantiser(wiring.Component):
         biased = register(signed(32), "biased")
         m.d.sync += biased.eq((self.i_sums[lane] + parameter.bias)[:32].as_signed())
 
-        # 2, 3: product, with a second register for the multiplier blocks to absorb
+        # 2, 3: product, by way of those of the operands' halves, so that a multiplier has the way between two registers to itself
         product = register(signed(63), "product")
-        product_again = register(signed(63), "product_again")
         if self.multiplier:
             multiplier = register(31, "multiplier")
-            m.d.sync += [multiplier.eq(parameter.multiplier), product.eq(biased * multiplier)]
+            m.d.sync += multiplier.eq(parameter.multiplier)
+            low, middle, cross, high = (
+                register(signed(bits), name) for bits, name in ((32, "low"), (32, "middle"), (33, "cross"), (31, "high"))
+            )
+            m.d.sync += [
+                low.eq(biased[:16] * multiplier[:16]),
+                middle.eq(biased[:16] * multiplier[16:]),
+                cross.eq(biased[16:].as_signed() * multiplier[:16]),
+                high.eq(biased[16:].as_signed() * multiplier[16:]),
+            ]
+            m.d.sync += product.eq(Cat(low, high).as_signed() + ((middle + cross) << 16))
         else:
-            m.d.sync += product.eq(biased)
-        m.d.sync += product_again.eq(product)
+            later = register(signed(32), "biased_again")
+            m.d.sync += [later.eq(biased), product.eq(later)]
 
-        # 4: half of the first step is added only where that step rounds
-        rounded = register(signed(64), "rounded")
+        # 4, 5: first shift. Where it rounds, the highest of the bits that it drops is added (as good as half a step before it);
+        # else any bit among them is remembered. The last bit of the distance is left to the cycle of the addition.
+        double = recipes[2].rounding == Rounding.DOUBLE_AWAY
+        below = register(31, "below")
+        half = register(31, "half")
+        m.d.sync += [below.eq(Mux(double, 0, _below(first_shifts[2]))), half.eq(Mux(double, _half(first_shifts[2]), 0))]
+        shifted = register(signed(63), "shifted")
+        carry = register(1, "carry")
         sticky = register(1, "sticky")
-        double = recipes[3].rounding == Rounding.DOUBLE_AWAY
-        first_shift = first_shifts[3]
-        # the bits that the first shift drops, and the highest of them
-        below = Signal(31, name=f"below_{lane}")
-        half = Signal(31, name=f"half_{lane}")
-        m.d.comb += [below.eq((1 << first_shift) - 1), half.eq(below ^ (below >> 1))]
         m.d.sync += [
-            rounded.eq(product_again + Mux(double, half, 0)),
-            sticky.eq((product_again[:31] & below).any() & ~double),
+            shifted.eq(product >> (first_shifts[3] & 0b11110)),
+            carry.eq((product[:31] & half).any()),
+            sticky.eq((product[:31] & below).any()),
         ]
-
-        # 5: first shift
         once = register(signed(64), "once")
         once_sticky = register(1, "once_sticky")
-        m.d.sync += [once.eq(rounded >> first_shifts[4]), once_sticky.eq(sticky)]
+        m.d.sync += [once.eq(Mux(first_shifts[4][0], shifted >> 1, shifted) + carry), once_sticky.eq(sticky)]
 
-        # 6: second shift, keeping the bit below the point and whether anything lies below that
-        second_shift = second_shifts[5]
-        twice = register(signed(64), "twice")
+        # 6: second shift, but for the last bit of its distance, keeping the bit below the point and whether anything lies below
+        # that. A sum beyond 42 bits is beyond the clamp, however far it is shifted.
+        dropped = register(31, "dropped")
+        highest = register(31, "highest")
+        m.d.sync += [dropped.eq(_below(second_shifts[4]) >> 1), highest.eq(_half(second_shifts[4]))]
+        twice = register(signed(42), "twice")
+        negative = register(1, "negative")
+        huge = register(1, "huge")
         half_bit = register(1, "half_bit")
         rest = register(1, "rest")
-        dropped = Signal(31, name=f"dropped_{lane}")
-        highest = Signal(31, name=f"highest_{lane}")
-        m.d.comb += [dropped.eq((1 << second_shift) - 1), highest.eq(dropped ^ (dropped >> 1))]
         m.d.sync += [
-            twice.eq(once >> second_shift),
+            twice.eq(once[:42].as_signed() >> (second_shifts[5] & 0b11110)),
+            negative.eq(once[-1]),
+            huge.eq(once[41:].any() & ~once[41:].all()),
             half_bit.eq((once[:31] & highest).any()),
-            rest.eq((once[:31] & (dropped >> 1)).any() | once_sticky),
+            rest.eq((once[:31] & dropped).any() | once_sticky),
         ]
 
-        # 7: round; 10 bits hold everything that the zero point and the clamp can bring back into a byte
-        rounding = recipes[6].rounding
-        up = Signal(name=f"up_{lane}")
-        with m.Switch(rounding):
+        # 7: whether to round up; 10 bits hold everything that this, the zero point and the clamp can bring back into a byte. If
+        # there are more, the tenth is made to differ from the sign, which is beyond the clamp.
+        fine = second_shifts[6][0]
+        up = register(1, "up")
+        with m.Switch(recipes[6].rounding):
             with m.Case(Rounding.DOUBLE_AWAY):
-                m.d.comb += up.eq(half_bit & (rest | ~twice[-1]))
+                m.d.sync += up.eq(half_bit & (rest | ~negative))
             with m.Case(Rounding.SINGLE_UP):
-                m.d.comb += up.eq(half_bit)
+                m.d.sync += up.eq(half_bit)
             with m.Case(Rounding.HALF_EVEN):
-                m.d.comb += up.eq(half_bit & (rest | twice[0]))
-        near = register(signed(10), "near")
-        m.d.sync += near.eq(saturate(twice + up, -(1 << 9), (1 << 9) - 1))
+                m.d.sync += up.eq(half_bit & (rest | Mux(fine, twice[1], twice[0])))
+        near = register(signed(11), "near")
+        # (the tenth bit counts among those above unless it is shifted down; the highest is the sign, if the sum was not huge)
+        above = twice[10:-1]
+        positive = ~(Cat(above, huge).any() | (twice[9] & ~fine))
+        fits = Mux(negative, Cat(above, ~huge).all() & (twice[9] | fine), positive)
+        m.d.sync += near.eq(Cat(Mux(fine, twice[1:10], twice[:9]), Mux(fits, negative, ~negative), negative))
 
-        # 8: zero point and clamp
+        # 8: round, zero point and clamp
         byte = register(signed(8), "byte")
         final = recipes[7]
-        m.d.sync += byte.eq(saturate(near + final.zero_point, final.minimum, final.maximum))
+        m.d.sync += byte.eq(saturate(near + final.zero_point + up, final.minimum, final.maximum))
         return byte
+
+
+def _below(shift: Value) -> Value:
+    """Return the bits that a shift by 0 to 31 drops, as a mask."""
+    return ~(((1 << 31) - 1) << shift)[:31]
+
+
+def _half(shift: Value) -> Value:
+    """Return the highest of them."""
+    return Cat(shift == n + 1 for n in range(31))
 
 
 assert (INT8_MIN, INT8_MAX) == (-128, 127), "the byte lanes are int8"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from amaranth import *
-from amaranth.lib import data, memory, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
+from rtl.ram import ram
 
 __all__ = ["Scratchpad", "pixel_layout", "scratchpad_write_layout", "tap_layout"]
 
@@ -117,8 +119,7 @@ class Scratchpad(wiring.Component):
             address = Signal(address_bits, name=f"address_{r}", reset_less=True)
             m.d.sync += address.eq((offset + tap)[:address_bits])
 
-            bank = memory.Memory(shape=8, depth=self.depth, init=[])
-            m.submodules[f"bank_{r}"] = bank
+            m.submodules[f"bank_{r}"] = bank = ram(shape=8, depth=self.depth)
             read = bank.read_port()
             write = bank.write_port()
             byte = Signal(8, name=f"byte_{r}", reset_less=True)

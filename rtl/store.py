@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from amaranth import *
-from amaranth.lib import data, fifo, memory, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from accel.config import EngineConfig
 from accel.isa import Opcode, Source, UnitState
+from accel.numerics import INT8_MIN
 from rtl.accumulators import READ_LATENCY, drain_layout
-from rtl.layouts import completed_layout, entry_layout, instruction_layout, is_ordered, loop_step
+from rtl.layouts import entry_layout, instruction_layout
+from rtl.queue import Queue
+from rtl.ram import ram
 from rtl.requantise import Requantiser, parameter_layout, recipe_layout
 from rtl.scratchpad import scratchpad_write_layout
 
-__all__ = ["RESULTS", "StoreUnit", "table_write_layout", "transfer_layout", "word_layout"]
+__all__ = ["PAIR_LATENCY", "RESULTS", "TABLE_LATENCY", "StoreUnit", "table_write_layout", "transfer_layout", "word_layout"]
 
 #: Finished groups that may wait for a port; at least the depth of the pipeline, so that it never limits by itself.
 RESULTS = 32
+
+#: Cycles that the table lookups take: one each for memory and the register behind it.
+PAIR_LATENCY = 2
+TABLE_LATENCY = 2
 
 
 def transfer_layout() -> data.StructLayout:
@@ -59,8 +66,6 @@ class StoreUnit(wiring.Component):
     -------
     i_entry
         Queue of STOREs.
-    i_completed
-        Counters of finished instructions.
     o_drain, i_lanes
         The accumulators' read port.
     i_table
@@ -82,7 +87,6 @@ class StoreUnit(wiring.Component):
         super().__init__(
             {
                 "i_entry": In(stream.Signature(entry_layout())),
-                "i_completed": In(completed_layout()),
                 "o_drain": Out(drain_layout(config.column_groups)),
                 "i_lanes": In(data.ArrayLayout(signed(32), config.lanes)),
                 "i_table": In(table_write_layout(config.lanes)),
@@ -101,17 +105,18 @@ class StoreUnit(wiring.Component):
         lanes = config.lanes
         # groups of ``lanes`` bytes in a scratchpad word
         word_groups = config.rows // lanes
-        group_shape = range(max(config.column_groups, word_groups) + 1)
+        periods = (config.rows - 1).bit_length()
 
-        # Where a result goes, and what it ends.
+        # Where a result goes (which group of its word, and in which of the possible periods that is repeated, if at all), and what
+        # it ends: whether with it a word is written, or sent to memory.
         place = data.StructLayout(
             {
                 "address": 16,
-                "group": group_shape,
-                "period_log2": 3,
-                "to_scratchpad": 1,
-                "to_memory": 1,
+                "here": word_groups,
+                "repeats": periods,
                 "word_last": 1,
+                "writes": 1,
+                "sends": 1,
                 "row_last": 1,
                 "last": 1,
                 "memory_low": 6,
@@ -120,7 +125,6 @@ class StoreUnit(wiring.Component):
         # What travels down the pipeline with a group of sums.
         tag = data.StructLayout(
             {
-                "valid": 1,
                 "pair": 1,
                 "use_table": 1,
                 "pool_first": 1,
@@ -137,23 +141,30 @@ class StoreUnit(wiring.Component):
         active = Signal()
         announced = Signal()
         ready = Signal()
-        m.d.comb += ready.eq(
-            self.i_entry.valid
-            & is_ordered(entry.orders.load, self.i_completed.load)
-            & is_ordered(entry.orders.execute, self.i_completed.execute)
-            & is_ordered(entry.orders.store, self.i_completed.store)
-        )
+        m.d.comb += ready.eq(self.i_entry.valid & entry.orders.load.met & entry.orders.execute.met & entry.orders.store.met)
         # The instruction stays at the head of the queue until its last group is issued.
-        count_y, count_x, count_pool, count_group = Signal(12), Signal(12), Signal(8), Signal(6)
-        address, row_address, memory_row = Signal(16), Signal(16), Signal(6)
-        accumulator = Signal(16)
+        address, row_address = Signal(16, reset_less=True), Signal(16, reset_less=True)
+        memory_low, memory_row = Signal(6, reset_less=True), Signal(6, reset_less=True)
+        accumulator = Signal(16, reset_less=True)
+        group = Signal(range(config.column_groups + 1), reset_less=True)
+        here = Signal(word_groups, reset_less=True)
+        pool_first = Signal(reset_less=True)
 
         credits = Signal(range(RESULTS + 1), init=RESULTS)
+        has_credit = Signal(init=1)
         issue = Signal()
-        m.d.comb += issue.eq(active & (credits != 0) & (announced | ~store.to_memory))
+        m.d.comb += issue.eq(active & has_credit & (announced | ~store.to_memory))
 
         begin = Signal()
         m.d.comb += begin.eq(ready & ~active)
+        group_last, pool_last, x_last, y_last = _loops(
+            m, limits=[store.groups, store.pool, store.n_x, store.n_y], begin=begin, advance=issue
+        )
+        word_last = group_last & pool_last
+        row_last = word_last & x_last
+        done = row_last & y_last
+
+        first_here = Cat(store.byte_offset == n * lanes for n in range(word_groups))
         with m.If(begin):
             m.d.sync += [
                 active.eq(1),
@@ -161,7 +172,11 @@ class StoreUnit(wiring.Component):
                 accumulator.eq(store.accumulators),
                 address.eq(store.scratchpad),
                 row_address.eq(store.scratchpad),
+                memory_low.eq(store.memory_address[:6]),
                 memory_row.eq(store.memory_address[:6]),
+                group.eq(0),
+                here.eq(first_here),
+                pool_first.eq(1),
             ]
 
         m.d.comb += [
@@ -175,64 +190,64 @@ class StoreUnit(wiring.Component):
         with m.If(self.o_transfer.valid & self.o_transfer.ready):
             m.d.sync += announced.eq(1)
 
-        (step_y, step_x, step_pool, _), done = loop_step(
-            m,
-            counts=[count_y, count_x, count_pool, count_group],
-            limits=[store.n_y, store.n_x, store.pool, store.groups],
-            advance=issue,
-        )
-        word_low = Signal(6)
-        m.d.comb += word_low.eq(memory_row + (count_x * config.word_bytes)[:6])
         with m.If(issue):
-            with m.If(step_pool):
-                m.d.sync += accumulator.eq(accumulator + 1)
-            with m.If(step_y):
+            with m.If(group_last):
+                m.d.sync += [accumulator.eq(accumulator + 1), group.eq(0), here.eq(first_here), pool_first.eq(pool_last)]
+            with m.Else():
+                m.d.sync += [group.eq(group + 1), here.eq(here << 1)]
+            with m.If(row_last):
+                following = (row_address + store.scratchpad_stride_y)[:16]
+                following_low = (memory_row + store.memory_stride_y[:6])[:6]
                 m.d.sync += [
-                    row_address.eq(row_address + store.scratchpad_stride_y),
-                    address.eq(row_address + store.scratchpad_stride_y),
-                    memory_row.eq(memory_row + store.memory_stride_y[:6]),
+                    row_address.eq(following),
+                    address.eq(following),
+                    memory_row.eq(following_low),
+                    memory_low.eq(following_low),
                 ]
-            with m.Elif(step_x):
-                m.d.sync += address.eq(address + 1)
+            with m.Elif(word_last):
+                m.d.sync += [address.eq(address + 1), memory_low.eq(memory_low + config.word_bytes)]
             with m.If(done):
                 m.d.sync += active.eq(0)
                 m.d.comb += self.i_entry.ready.eq(1)
 
-        first_tag = Signal(tag)
-        parameter_address = Signal(12)
-        m.d.sync += first_tag.valid.eq(issue)
-        with m.If(issue):
-            m.d.sync += [
-                self.o_drain.address.eq(accumulator),
-                self.o_drain.group.eq(store.first_group + count_group),
-                parameter_address.eq(store.parameters + count_group),
-                first_tag.pair.eq(store.source == Source.PAIR),
-                first_tag.use_table.eq(store.use_table),
-                first_tag.pool_first.eq(count_pool == 0),
-                first_tag.pool_last.eq(count_pool == store.pool - 1),
-                first_tag.slot.eq(count_group),
-                first_tag.recipe.rounding.eq(store.rounding),
-                first_tag.recipe.zero_point.eq(store.zero_point),
-                first_tag.recipe.minimum.eq(store.minimum),
-                first_tag.recipe.maximum.eq(store.maximum),
-                first_tag.place.address.eq(address),
-                first_tag.place.group.eq(_divide(store.byte_offset, lanes, config.rows) + count_group),
-                first_tag.place.period_log2.eq(store.period_log2),
-                first_tag.place.to_scratchpad.eq(store.to_scratchpad),
-                first_tag.place.to_memory.eq(store.to_memory),
-                first_tag.place.word_last.eq(step_pool),
-                first_tag.place.row_last.eq(count_x == store.n_x - 1),
-                first_tag.place.last.eq(done),
-                first_tag.place.memory_low.eq(word_low),
-            ]
+        first_valid = Signal()
+        first_tag = Signal(tag, reset_less=True)
+        parameter_address = Signal(12, reset_less=True)
+        m.d.sync += [
+            first_valid.eq(issue),
+            self.o_drain.address.eq(accumulator),
+            self.o_drain.group.eq(store.first_group + group),
+            parameter_address.eq(store.parameters + group),
+            first_tag.pair.eq(store.source == Source.PAIR),
+            first_tag.use_table.eq(store.use_table),
+            first_tag.pool_first.eq(pool_first),
+            first_tag.pool_last.eq(pool_last),
+            first_tag.slot.eq(group),
+            first_tag.recipe.rounding.eq(store.rounding),
+            first_tag.recipe.zero_point.eq(store.zero_point),
+            first_tag.recipe.minimum.eq(store.minimum),
+            first_tag.recipe.maximum.eq(store.maximum),
+            first_tag.place.address.eq(address),
+            first_tag.place.here.eq(here),
+            *(first_tag.place.repeats[log2].eq(store.period_log2 == log2) for log2 in range(periods)),
+            first_tag.place.word_last.eq(group_last),
+            first_tag.place.writes.eq(group_last & store.to_scratchpad),
+            first_tag.place.sends.eq(group_last & store.to_memory),
+            first_tag.place.row_last.eq(x_last),
+            first_tag.place.last.eq(done),
+            first_tag.place.memory_low.eq(memory_low),
+        ]
 
         # ---- pipeline ----
+        valids: list[Value] = [first_valid]
         tags: list[data.View] = [first_tag]
 
         def carry(cycles: int) -> data.View:
             for _ in range(cycles):
-                later = Signal(tag, name=f"tag_{len(tags)}")
-                m.d.sync += later.eq(tags[-1])
+                later_valid = Signal(name=f"valid_{len(tags)}")
+                later = Signal(tag, name=f"tag_{len(tags)}", reset_less=True)
+                m.d.sync += [later_valid.eq(valids[-1]), later.eq(tags[-1])]
+                valids.append(later_valid)
                 tags.append(later)
             return tags[-1]
 
@@ -240,10 +255,10 @@ class StoreUnit(wiring.Component):
         sums = [self.i_lanes[lane] for lane in range(lanes)]
         if config.elementwise:
             sums = self._pair_sums(m, sums, tags[-1])
-            carry(4)
+            carry(PAIR_LATENCY)
         # the parameters arrive with the sums: their memory takes two cycles
         wanted = parameter_address
-        for n in range(READ_LATENCY + (4 if config.elementwise else 0) - 2):
+        for n in range(READ_LATENCY + (PAIR_LATENCY if config.elementwise else 0) - 2):
             later = Signal(12, name=f"parameter_address_{n}", reset_less=True)
             m.d.sync += later.eq(wanted)
             wanted = later
@@ -258,32 +273,31 @@ class StoreUnit(wiring.Component):
         carry(Requantiser.LATENCY)
         if config.tables:
             values = self._look_up(m, values, tags[-1])
-            carry(2)
-        else:
-            carry(0)
+            carry(TABLE_LATENCY)
 
         # pool: the largest so far, for each group
-        final = tags[-1]
+        final, final_valid = tags[-1], valids[-1]
         best = [
             Array(Signal(signed(8), name=f"best_{lane}_{slot}", reset_less=True) for slot in range(config.column_groups))
             for lane in range(lanes)
         ]
         result = data.StructLayout({"place": place, "bytes": data.ArrayLayout(8, lanes)})
-        m.submodules.results = results = fifo.SyncFIFO(width=result.size, depth=RESULTS)
-        finished = Signal(result)
-        finished_valid = Signal()
-        m.d.sync += [finished_valid.eq(final.valid & final.pool_last), finished.place.eq(final.place)]
+        m.submodules.results = results = Queue(shape=result, depth=RESULTS)
+        finished = results.w_data
+        m.d.comb += [finished.place.eq(final.place), results.w_en.eq(final_valid & final.pool_last)]
         for lane in range(lanes):
             largest = Signal(signed(8), name=f"largest_{lane}")
-            before = best[lane][final.slot]
-            m.d.comb += largest.eq(Mux(~final.pool_first & (before > values[lane]), before, values[lane]))
-            m.d.sync += finished.bytes[lane].eq(largest)
-            with m.If(final.valid):
+            before = Mux(final.pool_first, INT8_MIN, best[lane][final.slot])
+            # (a subtraction, because its sign comes sooner than what a comparison is made of)
+            m.d.comb += [
+                largest.eq(Mux((values[lane] - before)[-1], before, values[lane])),
+                finished.bytes[lane].eq(largest),
+            ]
+            with m.If(final_valid):
                 m.d.sync += best[lane][final.slot].eq(largest)
-        m.d.comb += [results.w_data.eq(finished), results.w_en.eq(finished_valid)]
 
         # ---- write ----
-        head = data.View(result, results.r_data)
+        head = results.r_data
         # The groups of a word are gathered, and written together: to the scratchpad with the last of them, to memory a cycle later.
         word = Signal(data.ArrayLayout(8 * lanes, word_groups), reset_less=True)
         word_has = Signal(word_groups)
@@ -295,7 +309,7 @@ class StoreUnit(wiring.Component):
         m.d.comb += [
             fire.eq(
                 results.r_rdy
-                & ~(head.place.to_scratchpad & head.place.word_last & self.i_blocked)
+                & ~(head.place.writes & self.i_blocked)
                 # a word that is waiting must have left before anything is added
                 & ~(word_valid & ~self.o_word.ready)
             ),
@@ -307,23 +321,23 @@ class StoreUnit(wiring.Component):
             self.o_word.payload.address.eq(word_address),
         ]
         # Results that the pool swallows give their credit back when they leave the pipeline.
-        swallowed = Signal()
-        m.d.sync += swallowed.eq(final.valid & ~final.pool_last)
+        swallowed = final_valid & ~final.pool_last
         m.d.sync += credits.eq(credits - issue + swallowed + fire)
+        # whether any is left, without a look at that sum
+        m.d.sync += has_credit.eq((credits > 1) | swallowed | fire | ((credits == 1) & ~issue))
 
-        here = Signal(word_groups)
         merged = Signal.like(word)
         merged_has = Signal(word_groups)
-        m.d.comb += merged_has.eq(Mux(word_valid, 0, word_has) | here)
+        m.d.comb += merged_has.eq(Mux(word_valid, 0, word_has) | head.place.here)
         for n in range(word_groups):
-            m.d.comb += [here[n].eq(head.place.group == n), merged[n].eq(Mux(here[n], head.bytes.as_value(), word[n]))]
+            m.d.comb += merged[n].eq(Mux(head.place.here[n], head.bytes.as_value(), word[n]))
         with m.If(word_valid & self.o_word.ready):
             m.d.sync += [word_valid.eq(0), word_has.eq(0)]
         with m.If(fire):
             m.d.sync += [
                 word.eq(merged),
-                word_has.eq(Mux(head.place.word_last & ~head.place.to_memory, 0, merged_has)),
-                word_valid.eq(head.place.word_last & head.place.to_memory),
+                word_has.eq(Mux(head.place.word_last & ~head.place.sends, 0, merged_has)),
+                word_valid.eq(head.place.sends),
                 word_row_last.eq(head.place.row_last),
                 word_address.eq(head.place.memory_low),
             ]
@@ -331,21 +345,20 @@ class StoreUnit(wiring.Component):
         written = Signal()
         merged_bytes = merged.as_value()
         m.d.comb += [
-            written.eq(fire & head.place.to_scratchpad & head.place.word_last),
+            written.eq(fire & head.place.writes),
             self.o_write.address.eq(head.place.address),
         ]
         for bank in range(config.rows):
             # with a period, bank r repeats byte r % period
             has = Signal(name=f"has_{bank}")
             m.d.comb += [has.eq(merged_has[bank // lanes]), self.o_write.data[bank].eq(merged_bytes.word_select(bank, 8))]
-            with m.Switch(head.place.period_log2):
-                for log2 in range((config.rows - 1).bit_length()):
-                    source = bank % (1 << log2)
-                    with m.Case(log2):
-                        m.d.comb += [
-                            has.eq(merged_has[source // lanes]),
-                            self.o_write.data[bank].eq(merged_bytes.word_select(source, 8)),
-                        ]
+            for log2 in range(periods):
+                source = bank % (1 << log2)
+                with m.If(head.place.repeats[log2]):
+                    m.d.comb += [
+                        has.eq(merged_has[source // lanes]),
+                        self.o_write.data[bank].eq(merged_bytes.word_select(source, 8)),
+                    ]
             m.d.comb += self.o_write.mask[bank].eq(written & has)
         m.d.sync += self.o_retire.eq(fire & head.place.last)
 
@@ -360,11 +373,11 @@ class StoreUnit(wiring.Component):
             m.d.comb += self.o_state.eq(UnitState.BUSY)
         with m.Elif(active):
             m.d.comb += self.o_state.eq(Mux(store.to_memory & ~announced, UnitState.WAIT_MEMORY, held_up))
-        with m.Elif(self.i_entry.valid & ~is_ordered(entry.orders.execute, self.i_completed.execute)):
+        with m.Elif(self.i_entry.valid & ~entry.orders.execute.met):
             m.d.comb += self.o_state.eq(UnitState.WAIT_EXECUTE)
-        with m.Elif(self.i_entry.valid & ~is_ordered(entry.orders.load, self.i_completed.load)):
+        with m.Elif(self.i_entry.valid & ~entry.orders.load.met):
             m.d.comb += self.o_state.eq(UnitState.WAIT_LOAD)
-        with m.Elif(self.i_entry.valid & ~is_ordered(entry.orders.store, self.i_completed.store)):
+        with m.Elif(self.i_entry.valid & ~entry.orders.store.met):
             m.d.comb += self.o_state.eq(UnitState.WAIT_STORE)
         with m.Elif(self.i_entry.valid | (credits != RESULTS)):
             m.d.comb += self.o_state.eq(held_up)
@@ -379,8 +392,7 @@ class StoreUnit(wiring.Component):
             entry = Signal(parameter_layout, name=f"parameter_{lane}")
             for part in parts:
                 shape = data.StructLayout({name: parameter_layout[name].shape for name in part})
-                bank = memory.Memory(shape=shape, depth=self.config.parameter_groups, init=[])
-                m.submodules[f"parameters_{part[0]}_{lane}"] = bank
+                m.submodules[f"parameters_{part[0]}_{lane}"] = bank = ram(shape=shape, depth=self.config.parameter_groups)
                 read = bank.read_port()
                 write = bank.write_port()
                 value = Signal(shape, name=f"{part[0]}_{lane}", reset_less=True)
@@ -397,16 +409,12 @@ class StoreUnit(wiring.Component):
         return found
 
     def _pair_sums(self, m: Module, sums: list[Value], tag: data.View) -> list[Value]:
-        """Replace a sum by the two operands' table entries where the tag says so, four cycles later."""
-        chosen = [tag.pair]
-        for n in range(3):
-            later = Signal(name=f"pair_{n}")
-            m.d.sync += later.eq(chosen[-1])
-            chosen.append(later)
+        """Replace a sum by the two operands' table entries where the tag says so, ``PAIR_LATENCY`` cycles later."""
+        chosen = Signal(PAIR_LATENCY, name="pair_chosen", reset_less=True)
+        m.d.sync += chosen.eq(Cat(tag.pair, chosen))
         outcome: list[Value] = []
         for lane, total in enumerate(sums):
-            bank = memory.Memory(shape=signed(32), depth=512, init=[])
-            m.submodules[f"pairs_{lane}"] = bank
+            m.submodules[f"pairs_{lane}"] = bank = ram(shape=signed(32), depth=512)
             write = bank.write_port()
             m.d.comb += [
                 write.en.eq(self.i_table.pair),
@@ -416,29 +424,26 @@ class StoreUnit(wiring.Component):
             operands = []
             for which in range(2):
                 read = bank.read_port()
-                index = Signal(9, name=f"index_{lane}_{which}", reset_less=True)
                 operand = Signal(signed(32), name=f"operand_{lane}_{which}", reset_less=True)
-                m.d.sync += [index.eq(Cat(total[8 * which : 8 * which + 8], which)), operand.eq(read.data)]
-                m.d.comb += [read.en.eq(1), read.addr.eq(index)]
+                m.d.sync += operand.eq(read.data)
+                m.d.comb += [read.en.eq(1), read.addr.eq(Cat(total[8 * which : 8 * which + 8], Const(which, 1)))]
                 operands.append(operand)
             waiting: Value = total
-            for n in range(3):
+            for n in range(PAIR_LATENCY):
                 later = Signal(signed(32), name=f"sum_{lane}_{n}", reset_less=True)
                 m.d.sync += later.eq(waiting)
                 waiting = later
-            out = Signal(signed(32), name=f"operand_sum_{lane}", reset_less=True)
-            m.d.sync += out.eq(Mux(chosen[3], (operands[0] + operands[1])[:32].as_signed(), waiting))
-            outcome.append(out)
+            first, second = Mux(chosen[-1], operands[0], waiting), Mux(chosen[-1], operands[1], 0)
+            outcome.append((first + second)[:32].as_signed())
         return outcome
 
     def _look_up(self, m: Module, values: list[Value], tag: data.View) -> list[Value]:
-        """Pass each byte through the activation table where the tag says so, two cycles later."""
-        chosen = Signal(2, name="table_chosen")
-        m.d.sync += chosen.eq(Cat(tag.use_table, chosen[0]))
+        """Pass each byte through the activation table where the tag says so, ``TABLE_LATENCY`` cycles later."""
+        chosen = Signal(TABLE_LATENCY, name="table_chosen", reset_less=True)
+        m.d.sync += chosen.eq(Cat(tag.use_table, chosen))
         outcome: list[Value] = []
         for lane, value in enumerate(values):
-            bank = memory.Memory(shape=signed(8), depth=256, init=[])
-            m.submodules[f"table_{lane}"] = bank
+            m.submodules[f"table_{lane}"] = bank = ram(shape=signed(8), depth=256)
             read = bank.read_port()
             write = bank.write_port()
             m.d.comb += [
@@ -448,16 +453,33 @@ class StoreUnit(wiring.Component):
                 write.addr.eq(self.i_table.address[:8]),
                 write.data.eq(self.i_table.value[:8].as_signed()),
             ]
-            plain = Signal(signed(8), name=f"plain_{lane}", reset_less=True)
-            out = Signal(signed(8), name=f"out_{lane}", reset_less=True)
-            m.d.sync += [plain.eq(value), out.eq(Mux(chosen[0], read.data, plain))]
-            outcome.append(out)
+            found = Signal(signed(8), name=f"found_{lane}", reset_less=True)
+            m.d.sync += found.eq(read.data)
+            plain = value
+            for n in range(TABLE_LATENCY):
+                later = Signal(signed(8), name=f"plain_{lane}_{n}", reset_less=True)
+                m.d.sync += later.eq(plain)
+                plain = later
+            outcome.append(Mux(chosen[-1], found, plain))
         return outcome
 
 
-def _divide(value: Value, divisor: int, limit: int) -> Value:
-    """Return ``value // divisor`` for a value below ``limit``, without a divider."""
-    if divisor & (divisor - 1) == 0:
-        return value >> (divisor.bit_length() - 1)
-    table = Array(Const(n // divisor, 6) for n in range(limit))
-    return table[value]
+def _loops(m: Module, *, limits: list[Value], begin: Value, advance: Value) -> list[Value]:
+    """Count nested loops, innermost first, from ``begin`` on; return for each whether it is in its last round.
+
+    While ``advance`` is high a step is made each cycle. Whether a round is the last is in a register, so that nothing waits for a
+    comparison.
+    """
+    lasts: list[Value] = []
+    carry: Value = Const(1)
+    for n, limit in enumerate(limits):
+        left = Signal(len(limit), name=f"left_{n}", reset_less=True)
+        last = Signal(name=f"last_{n}", reset_less=True)
+        with m.If(begin | (advance & carry)):
+            with m.If(begin | last):
+                m.d.sync += [left.eq(limit - 1), last.eq(limit == 1)]
+            with m.Else():
+                m.d.sync += [left.eq(left - 1), last.eq(left == 1)]
+        carry = carry & last
+        lasts.append(last)
+    return lasts

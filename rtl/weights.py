@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from amaranth import *
-from amaranth.lib import data, memory, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
+from rtl.ram import ram
 
 __all__ = ["WeightMemory", "weight_write_layout"]
 
@@ -58,8 +60,7 @@ class WeightMemory(wiring.Component):
         for c in range(self.columns):
             skewed = Signal(bits, name=f"address_{c}", reset_less=True)
             m.d.sync += skewed.eq(address)
-            bank = memory.Memory(shape=8, depth=self.depth, init=[])
-            m.submodules[f"bank_{c}"] = bank
+            m.submodules[f"bank_{c}"] = bank = ram(shape=8, depth=self.depth)
             read = bank.read_port()
             write = bank.write_port()
             byte = Signal(8, name=f"byte_{c}", reset_less=True)

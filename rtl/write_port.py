@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from amaranth import *
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from rtl.layouts import ORDER_BITS
+from rtl.queue import Queue
 from rtl.store import transfer_layout, word_layout
 
 __all__ = ["BURST_BEATS", "WritePort", "address_layout", "response_layout", "write_beat_layout"]
@@ -44,6 +45,8 @@ class WritePort(wiring.Component):
         Rows to come (address relative to the base).
     i_word
         Their words, in order.
+    i_base
+        What is added to addresses: a multiple of 4096.
     i_halt
         Finish the burst under way with empty beats and begin no other.
     o_address, o_data, i_response
@@ -61,11 +64,12 @@ class WritePort(wiring.Component):
             {
                 "i_transfer": In(stream.Signature(transfer_layout())),
                 "i_word": In(stream.Signature(word_layout(word_bytes))),
+                "i_base": In(32),
                 "i_halt": In(1),
                 "o_address": Out(stream.Signature(address_layout)),
                 "o_data": Out(stream.Signature(write_beat_layout(bus_bytes))),
                 "i_response": In(stream.Signature(response_layout)),
-                "o_idle": Out(1),
+                "o_idle": Out(1, init=1),
                 "o_fault": Out(1),
                 "o_fault_index": Out(ORDER_BITS),
             }
@@ -77,37 +81,41 @@ class WritePort(wiring.Component):
         beat_bits = (bus - 1).bit_length()
         word_bits = (self.word_bytes - 1).bit_length()
 
-        m.submodules.transfers = transfers = fifo.SyncFIFO(width=transfer_layout().size, depth=TRANSFERS)
+        m.submodules.transfers = transfers = Queue(shape=transfer_layout(), depth=TRANSFERS)
         m.d.comb += [
             transfers.w_data.eq(self.i_transfer.payload),
             transfers.w_en.eq(self.i_transfer.valid),
             self.i_transfer.ready.eq(transfers.w_rdy),
         ]
         beat_layout = data.StructLayout({"data": 8 * bus, "strobe": bus})
-        m.submodules.beats = beats = fifo.SyncFIFO(width=beat_layout.size, depth=BEATS)
-        self._pack(m, beats, beat_layout)
+        m.submodules.beats = beats = Queue(shape=beat_layout, depth=BEATS)
+        self._pack(m, beats)
 
-        transfer = data.View(transfer_layout(), transfers.r_data)
-        row = Signal(32)
-        rows_left = Signal(12)
-        beat = Signal(32 - beat_bits)
-        beats_left = Signal(13 + word_bits)
-        burst = Signal(range(BURST_BEATS + 1))
-        m.submodules.pending = pending = fifo.SyncFIFO(width=ORDER_BITS, depth=OUTSTANDING)
+        # Of the transfer under way: where its next row begins, a row's bytes less one, rows still to come.
+        row = Signal(32, reset_less=True)
+        stride = Signal(24, reset_less=True)
+        row_bytes = Signal(12 + word_bits, reset_less=True)
+        rows_left = Signal(12, reset_less=True)
+        index = Signal(ORDER_BITS, reset_less=True)
+        # Of the row under way: where its next burst begins, and how far it reaches from the boundary before that: to which beat.
+        beat = Signal(32 - beat_bits, reset_less=True)
+        reach = Signal(range(-(-((1 << 12 + word_bits) - 1 + BURST_BEATS * bus) // bus)), reset_less=True)
+        m.submodules.pending = pending = Queue(shape=ORDER_BITS, depth=OUTSTANDING)
 
-        to_boundary = BURST_BEATS - beat[: (BURST_BEATS - 1).bit_length()]
-        m.d.comb += [
-            burst.eq(Mux(beats_left < to_boundary, beats_left, to_boundary)),
-            self.o_address.payload.address.eq(Cat(Const(0, beat_bits), beat)),
-            self.o_address.payload.length.eq(burst - 1),
-        ]
-        # Address and data are offered side by side: a memory may take either first.
-        address_sent = Signal()
-        beats_sent = Signal(range(BURST_BEATS + 1))
+        # Of the burst under way: its address, its beats less one, as many of those as are still to be sent, and whether it is the
+        # row's last. Address and data are offered side by side: a memory may take either first.
+        length_bits = (BURST_BEATS - 1).bit_length()
+        address = Signal.like(beat)
+        length = Signal(length_bits, reset_less=True)
+        unsent = Signal(length_bits, reset_less=True)
+        row_ends = Signal(reset_less=True)
+        address_valid = Signal()
+        data_open = Signal()
+        data_last = Signal()
+        send_beat = Signal()
         address_done = Signal()
         data_done = Signal()
-        send_beat = Signal()
-        entry = data.View(beat_layout, beats.r_data)
+        entry = beats.r_data
         # A halted engine may deliver no more words, but a burst once begun must be finished. Once a beat is hollow, so are those
         # that follow: what arrives now belongs to places that have passed.
         hollow = Signal()
@@ -115,75 +123,102 @@ class WritePort(wiring.Component):
         m.d.sync += hollowed.eq(hollow)
         m.d.comb += [
             hollow.eq(hollowed | (self.i_halt & ~beats.r_rdy)),
+            self.o_address.payload.address.eq(Cat(Const(0, beat_bits), address)),
+            self.o_address.payload.length.eq(length),
+            self.o_address.valid.eq(address_valid),
             self.o_data.payload.data.eq(Mux(hollow, 0, entry.data)),
             self.o_data.payload.strobe.eq(Mux(hollow, 0, entry.strobe)),
-            self.o_data.payload.last.eq(beats_sent == burst - 1),
+            data_last.eq(unsent == 0),
+            self.o_data.payload.last.eq(data_last),
+            self.o_data.valid.eq(data_open & (beats.r_rdy | hollowed | self.i_halt)),
             send_beat.eq(self.o_data.valid & self.o_data.ready),
-            address_done.eq(address_sent | (self.o_address.valid & self.o_address.ready)),
-            data_done.eq((beats_sent == burst) | (send_beat & self.o_data.payload.last)),
+            beats.r_en.eq(data_open & self.o_data.ready & ~hollowed),
+            address_done.eq(~address_valid | self.o_address.ready),
+            data_done.eq(~data_open | (send_beat & data_last)),
         ]
+        with m.If(self.o_address.ready):
+            m.d.sync += address_valid.eq(0)
+        with m.If(send_beat):
+            m.d.sync += [unsent.eq(unsent - 1), data_open.eq(~data_last)]
 
-        with m.FSM() as fsm:
+        idle = Signal(init=1)
+
+        def go(state: str) -> None:
+            m.next = state
+            m.d.sync += idle.eq(state == "Idle")
+
+        with m.FSM():
             with m.State("Idle"):
+                transfer = transfers.r_data
+                m.d.comb += transfers.r_en.eq(~self.i_halt)
+                m.d.sync += [
+                    row.eq(transfer.address + self.i_base),
+                    stride.eq(transfer.stride_y),
+                    row_bytes.eq(((transfer.n_x - 1) << word_bits) + ((1 << word_bits) - 1)),
+                    rows_left.eq(transfer.n_y),
+                    index.eq(transfer.index),
+                ]
                 with m.If(transfers.r_rdy & ~self.i_halt):
-                    m.d.sync += [row.eq(transfer.address), rows_left.eq(transfer.n_y)]
-                    m.next = "Row"
+                    go("Row")
             with m.State("Row"):
-                with m.If(self.i_halt):
-                    m.next = "Idle"
-                with m.Else():
-                    m.next = "Room"
-                row_bytes = transfer.n_x << word_bits
                 m.d.sync += [
                     beat.eq(row >> beat_bits),
-                    beats_left.eq(((row[:beat_bits] + row_bytes - 1) >> beat_bits) + 1),
+                    reach.eq((row_bytes + row[: beat_bits + length_bits]) >> beat_bits),
+                    row.eq(row + stride),
+                    rows_left.eq(rows_left - 1),
                 ]
-            with m.State("Room"):
                 with m.If(self.i_halt):
-                    m.next = "Idle"
+                    go("Idle")
+                with m.Else():
+                    go("Room")
+            with m.State("Room"):
+                beyond = reach[length_bits:].any()
+                here = (Mux(beyond, BURST_BEATS - 1, reach[:length_bits]) - beat[:length_bits])[:length_bits]
+                m.d.sync += [address.eq(beat), length.eq(here), unsent.eq(here), row_ends.eq(~beyond)]
+                with m.If(self.i_halt):
+                    go("Idle")
                 with m.Elif(pending.w_rdy):
-                    m.next = "Burst"
-            with m.State("Burst"):
-                m.d.comb += [
-                    self.o_address.valid.eq(~address_sent),
-                    self.o_data.valid.eq((beats.r_rdy | hollow) & (beats_sent != burst)),
-                    beats.r_en.eq(send_beat & ~hollow),
-                ]
-                m.d.sync += [address_sent.eq(address_done), beats_sent.eq(beats_sent + send_beat)]
-                with m.If(address_done & data_done):
+                    # if the row goes on, then from the boundary
                     m.d.sync += [
-                        address_sent.eq(0),
-                        beats_sent.eq(0),
-                        beat.eq(beat + burst),
-                        beats_left.eq(beats_left - burst),
+                        beat.eq(Cat(Const(0, length_bits), beat[length_bits:] + 1)),
+                        reach.eq(reach - BURST_BEATS),
+                        address_valid.eq(1),
+                        data_open.eq(1),
                     ]
+                    go("Burst")
+            with m.State("Burst"):
+                with m.If(address_done & data_done):
                     with m.If(self.i_halt):
-                        m.next = "Idle"
-                    with m.Elif(beats_left != burst):
-                        m.next = "Room"
-                    with m.Elif(rows_left == 1):
-                        m.d.comb += transfers.r_en.eq(1)
-                        m.next = "Idle"
+                        go("Idle")
+                    with m.Elif(~row_ends):
+                        go("Room")
+                    with m.Elif(rows_left == 0):
+                        go("Idle")
                     with m.Else():
-                        m.d.sync += [row.eq(row + transfer.stride_y), rows_left.eq(rows_left - 1)]
-                        m.next = "Row"
+                        go("Row")
 
         m.d.comb += [
-            pending.w_data.eq(transfer.index),
+            pending.w_data.eq(index),
             pending.w_en.eq(self.o_address.valid & self.o_address.ready),
             self.i_response.ready.eq(1),
             pending.r_en.eq(self.i_response.valid),
             self.o_fault.eq(self.i_response.valid & self.i_response.payload.error),
             self.o_fault_index.eq(pending.r_data),
-            # (a fifo shows an entry one cycle after it was written; level counts it at once)
-            self.o_idle.eq(fsm.ongoing("Idle") & ((transfers.level == 0) | self.i_halt) & (pending.level == 0)),
         ]
+        # What will be so in the next cycle: nothing comes, and no response is missing but the one that is there. (A burst is not
+        # acknowledged before it has ended.)
+        m.d.sync += self.o_idle.eq(
+            idle
+            & (~(transfers.r_rdy | self.i_transfer.valid) | self.i_halt)
+            & ~pending.o_behind
+            & (~pending.r_rdy | self.i_response.valid)
+        )
         return m
 
-    def _pack(self, m: Module, beats: fifo.SyncFIFO, beat_layout: data.StructLayout) -> None:
+    def _pack(self, m: Module, beats: Queue) -> None:
         """Gather words into beats, or cut them into beats."""
         word = self.i_word.payload
-        out = data.View(beat_layout, beats.w_data)
+        out = beats.w_data
         if self.word_bytes > self.bus_bytes:
             parts = self.word_bytes // self.bus_bytes
             part = Signal(range(parts))
@@ -197,8 +232,8 @@ class WritePort(wiring.Component):
                 m.d.sync += part.eq(part + 1)
             return
         slots = self.bus_bytes // self.word_bytes
-        gathered = Signal(beat_layout)
-        merged = Signal(beat_layout)
+        gathered = Signal.like(out)
+        merged = Signal.like(out)
         slot = (word.address >> (self.word_bytes - 1).bit_length())[: max(1, (slots - 1).bit_length())] if slots > 1 else Const(0)
         m.d.comb += merged.eq(gathered)
         for n in range(slots):

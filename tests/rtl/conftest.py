@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from amaranth.hdl import Const, Value
+from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
 Testbench = Callable[[Any], Any]
@@ -86,16 +86,24 @@ class Bench:
             ctx.set(stream.valid, 0)
 
     @staticmethod
-    async def receive(ctx: Any, stream: Any, rng: np.random.Generator, stall: float, take: Callable[[Any], Any]) -> None:
-        """Take payloads for ever, not ready in a share ``stall`` of the cycles; check that valid and payload stay until taken.
+    async def receive(
+        ctx: Any,
+        stream: Any,
+        rng: np.random.Generator,
+        stall: float,
+        take: Callable[[Any], Any],
+        steady: Callable[[Any], Any] = lambda payload: payload,
+    ) -> None:
+        """Take payloads for ever, not ready in a share ``stall`` of the cycles; check that valid and payload (or its ``steady``
+        part) stay until taken.
 
-        ``take`` is called with each payload as integers and dictionaries.
+        ``take`` and ``steady`` are called with each payload as integers and dictionaries.
         """
         shown = None
         while True:
             ctx.set(stream.ready, rng.random() >= stall)
             _, _, valid, ready, payload = await ctx.tick().sample(stream.valid, stream.ready, stream.payload)
-            bits = payload if isinstance(payload, int) else Const.cast(payload).value
+            bits = steady(plain(payload))
             if shown is not None:
                 assert valid, "valid fell before ready"
                 assert bits == shown, "the payload changed before it was taken"

@@ -10,7 +10,7 @@ from accel.config import PRESETS
 from accel.isa import WINDOW_TAPS, Instruction, Opcode, Operation, UnitState
 from rtl.accumulators import REVISIT
 from rtl.execute import ExecuteUnit
-from rtl.layouts import QUEUES
+from rtl.layouts import ORDER_BITS, QUEUES
 
 CONFIGS = {
     "2x2": PRESETS["tiny"],
@@ -18,7 +18,7 @@ CONFIGS = {
     "6x2": replace(PRESETS["small"], rows=6, columns=2, lanes=2),
     "3x6": replace(PRESETS["small"], rows=3, columns=6, lanes=3, parameter_channels=96),
 }
-NO_ORDER = {queue: {"active": 0, "target": 0} for queue in QUEUES}
+NO_ORDER = {queue: {"met": 1, "missing": 0} for queue in QUEUES}
 TAPS = ("n_block", "n_ky", "n_kx")
 PIXELS = ("n_py", "n_px", "n_wy", "n_wx")
 ONCE = {name: 1 for name in TAPS + PIXELS}
@@ -200,7 +200,16 @@ class Around:
 
 
 def entries_of(executes, orders=NO_ORDER):
-    return [{"word": int.from_bytes(one.encode(), "little"), "index": n, "orders": orders} for n, one in enumerate(executes)]
+    names = {"block": "n_block", "ky": "n_ky", "kx": "n_kx", "tap_rows": "tap_rows"}
+    return [
+        {
+            "word": int.from_bytes(one.encode(), "little"),
+            "index": n,
+            "orders": orders,
+            "only": {name: int(one[field] == 1) for name, field in names.items()},
+        }
+        for n, one in enumerate(executes)
+    ]
 
 
 def random_execute(config, rng):
@@ -447,9 +456,13 @@ def test_orders(bench, queue, state, loads):
 
     async def host(ctx):
         ctx.set(block.i_completed, {name: 4 if name == queue else 9 for name in QUEUES})
-        ctx.set(block.i_entry.payload, entries_of([once(config)], NO_ORDER | {queue: {"active": 1, "target": 5}})[0])
+        ctx.set(
+            block.i_entry.payload, entries_of([once(config)], NO_ORDER | {queue: {"met": 0, "missing": (1 << ORDER_BITS) - 5}})[0]
+        )
         ctx.set(block.i_entry.valid, 1)
         for cycle in range(held):
+            # it is seen from the next cycle on
+            ctx.set(block.i_retire, {queue: int(cycle == held - 1)})
             _, _, taken = await ctx.tick().sample(block.i_entry.ready)
             if taken:
                 ctx.set(block.i_entry.valid, 0)
@@ -457,6 +470,8 @@ def test_orders(bench, queue, state, loads):
         assert len(around.starts) == loads
         assert not around.pixels
         ctx.set(block.i_completed, {queue: 5})
+        ctx.set(block.i_retire, {queue: 0})
+        ctx.set(block.i_entry.payload.orders.load.met, 1)
         for _ in range(40):
             _, _, taken = await ctx.tick().sample(block.i_entry.ready)
             if taken:

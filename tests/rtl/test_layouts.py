@@ -10,7 +10,16 @@ from amaranth.lib.wiring import In, Out
 
 from accel import isa
 from accel.isa import INSTRUCTION_BYTES, Opcode
-from rtl.layouts import ORDER_BITS, entry_layout, fields_layout, instruction_layout, is_ordered, loop_step, order_layout
+from rtl.layouts import (
+    ORDER_BITS,
+    entry_layout,
+    fields_layout,
+    instruction_layout,
+    loop_ahead,
+    loop_step,
+    order_layout,
+    reached,
+)
 
 
 @pytest.mark.parametrize("opcode", Opcode)
@@ -49,20 +58,23 @@ def test_parameters():
 
 class Ordered(wiring.Component):
     def __init__(self):
-        super().__init__({"order": In(order_layout), "completed": In(ORDER_BITS), "o": Out(1)})
+        super().__init__({"order": In(order_layout), "completed": In(ORDER_BITS), "retire": In(1), "o": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
-        m.d.sync += self.o.eq(is_ordered(self.order, self.completed))
+        m.d.sync += self.o.eq(reached(self.order, self.completed, self.retire))
         return m
 
 
 def test_orders(bench):
     most = (1 << ORDER_BITS) - 1
-    cases = [*itertools.product((0, 1), (0, 1, 7, most - 1, most), (0, 1, 6, 7, 8, most - 1, most))]
-    inputs = [{"order": {"active": active, "target": target}, "completed": done} for active, target, done in cases]
+    cases = list(itertools.product((1, 2, 7, 8, most), (0, 1, 6, 7, 8, most - 1), (0, 1)))
+    inputs = [
+        {"order": {"met": 0, "missing": (1 << ORDER_BITS) - target}, "completed": done, "retire": retire}
+        for target, done, retire in cases
+    ]
     seen = bench.trace(Ordered(), inputs, ["o"], more=1)
-    assert [values["o"] for values in seen[1:]] == [int(not active or done >= target) for active, target, done in cases]
+    assert [values["o"] for values in seen[1:]] == [int(done + retire >= target) for target, done, retire in cases]
 
 
 class Loop(wiring.Component):
@@ -104,3 +116,56 @@ def test_loops_step_like_python(bench, limits):
         assert values["o_steps"] == sum(step << n for n, step in enumerate(steps)), note
         assert values["o_end"] == all(ends), note
         at += advance
+
+
+class Ahead(wiring.Component):
+    """Nested loops that look ahead, of 4-bit counters; at the end they are at their beginning again."""
+
+    def __init__(self, levels):
+        self.levels = levels
+        super().__init__(
+            {
+                "limits": In(data.ArrayLayout(4, levels)),
+                "advance": In(1),
+                "keep": In(1),
+                "restart": In(1),
+                "o_steps": Out(levels),
+                "o_end": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        limits = [self.limits[n] for n in range(self.levels)]
+        begun = Signal()
+        only = [limit == 1 for limit in limits]
+        keep = self.keep | self.advance
+        steps, end = loop_ahead(
+            m,
+            begun=begun,
+            limits=limits,
+            only=only,
+            single=Cat(only).all(),
+            keep=keep,
+            advance=self.advance,
+        )
+        with m.If(keep):
+            m.d.sync += begun.eq(~(self.advance & end & self.restart))
+        m.d.comb += [self.o_steps.eq(Cat(steps)), self.o_end.eq(end)]
+        return m
+
+
+@pytest.mark.parametrize("limits", [(1,), (5,), (1, 1), (3, 1), (1, 3), (2, 3, 4), (3, 1, 2, 1), (15, 2)])
+@pytest.mark.parametrize("restart", [0, 1])
+def test_loops_that_look_ahead_step_as_the_others(bench, limits, restart):
+    seed = 3
+    rng = np.random.default_rng([seed, *limits])
+    every = list(itertools.product(*(range(limit) for limit in limits)))
+    inputs = [
+        {"limits": list(limits), "advance": int(rng.random() < 0.6), "keep": int(rng.random() < 0.5), "restart": restart}
+        for _ in range(4 * len(every) + 5)
+    ]
+    seen = bench.trace(Ahead(len(limits)), inputs, ["o_steps", "o_end"])
+    plain = [{name: one[name] for name in ("limits", "advance")} for one in inputs]
+    wanted = bench.trace(Loop(len(limits)), plain, ["o_steps", "o_end"])
+    assert seen == wanted, f"seed {seed}"

@@ -9,7 +9,7 @@ import pytest
 from accel import isa
 from accel.config import PRESETS
 from accel.isa import MAX_SHARE_LOG2, PERIOD_THREE, Instruction, Opcode, Target, UnitState
-from rtl.layouts import QUEUES
+from rtl.layouts import ORDER_BITS, QUEUES
 from rtl.load import IN_FLIGHT, LoadUnit
 from rtl.write_port import BURST_BEATS
 
@@ -22,7 +22,7 @@ CONFIGS = {
     "least": replace(PRESETS["tiny"], lanes=2, parameter_channels=64),
 }
 SIZE = 1 << 13
-NO_ORDER = {queue: {"active": 0, "target": 0} for queue in QUEUES}
+NO_ORDER = {queue: {"met": 1, "missing": 0} for queue in QUEUES}
 ONCE = {"n_x": 1, "n_y": 1, "n_z": 1, "period_log2": 7}
 
 
@@ -318,15 +318,14 @@ def test_orders_and_fence(bench, queue, state):
     seen = {}
 
     async def host(ctx):
-        orders = NO_ORDER | ({queue: {"active": 1, "target": 5}} if queue else {})
+        orders = NO_ORDER | ({queue: {"met": 0, "missing": (1 << ORDER_BITS) - 5}} if queue else {})
         load = Instruction(Opcode.LOAD, ONCE | {"element_log2": 2, "fence": int(queue is None)})
-        ctx.set(block.i_completed, {name: 4 if name == queue else 9 for name in QUEUES})
         ctx.set(block.i_writes_idle, queue is not None)
         ctx.set(block.i_entry.payload, entries_of([load], orders)[0])
         ctx.set(block.i_entry.valid, 1)
         await bench.repeat(ctx, 20)
         seen["before"] = set(around.states[-19:])
-        ctx.set(block.i_completed, dict.fromkeys(QUEUES, 5))
+        ctx.set(block.i_entry.payload.orders, NO_ORDER)
         ctx.set(block.i_writes_idle, 1)
         seen["held"] = around.now
         await bench.until(ctx, block.i_entry.ready)

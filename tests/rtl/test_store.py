@@ -10,9 +10,9 @@ from accel.config import PRESETS
 from accel.isa import Instruction, Opcode, Source, UnitState
 from accel.numerics import Rounding, requantise, shift_stages
 from rtl.accumulators import READ_LATENCY
-from rtl.layouts import QUEUES
+from rtl.layouts import ORDER_BITS, QUEUES
 from rtl.requantise import Requantiser
-from rtl.store import RESULTS, StoreUnit
+from rtl.store import PAIR_LATENCY, RESULTS, TABLE_LATENCY, StoreUnit
 
 CONFIGS = {
     "tiny": PRESETS["tiny"],
@@ -21,14 +21,14 @@ CONFIGS = {
     "wide": replace(PRESETS["small"], columns=8, lanes=4, parameter_channels=128, tables=False),
     "tall": replace(PRESETS["small"], rows=6, columns=2, lanes=2, tables=False, elementwise=False),
 }
-NO_ORDER = {queue: {"active": 0, "target": 0} for queue in QUEUES}
+NO_ORDER = {queue: {"met": 1, "missing": 0} for queue in QUEUES}
 ONCE = {"minimum": -128, "maximum": 127, "pool": 1, "groups": 1, "n_x": 1, "n_y": 1, "period_log2": 7, "to_scratchpad": 1}
 WORDS = 256
 
 
 def ref_latency(config):
     """Return the cycles from a group's issue to its write."""
-    return 1 + READ_LATENCY + 4 * config.elementwise + Requantiser.LATENCY + 2 * config.tables + 2
+    return 1 + READ_LATENCY + PAIR_LATENCY * config.elementwise + Requantiser.LATENCY + TABLE_LATENCY * config.tables + 1
 
 
 class World:
@@ -315,13 +315,12 @@ def test_orders(bench, queue, state):
     seen = {}
 
     async def run(ctx):
-        orders = NO_ORDER | {queue: {"active": 1, "target": 5}}
-        ctx.set(around.block.i_completed, {name: 4 if name == queue else 9 for name in QUEUES})
+        orders = NO_ORDER | {queue: {"met": 0, "missing": (1 << ORDER_BITS) - 5}}
         ctx.set(around.block.i_entry.payload, entries_of([store], orders)[0])
         ctx.set(around.block.i_entry.valid, 1)
         await bench.repeat(ctx, 20)
         seen["before"] = set(around.states[-19:])
-        ctx.set(around.block.i_completed, {queue: 5})
+        ctx.set(around.block.i_entry.payload.orders, NO_ORDER)
         seen["held"] = around.now
         await bench.until(ctx, around.block.i_entry.ready)
         ctx.set(around.block.i_entry.valid, 0)

@@ -1,0 +1,104 @@
+"""A queue whose head is a register, so that what is done with an entry begins at a register and not behind a memory."""
+
+from __future__ import annotations
+
+from amaranth import *
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["Queue"]
+
+
+class Queue(wiring.Component):
+    """First in, first out; an entry is seen in the cycle after it was pushed, as in :class:`amaranth.lib.fifo.SyncFIFO`.
+
+    The entries behind the head are in a memory of ``depth - 1`` words, which is read only on the way to the head's register. All
+    that a user sees (``w_rdy``, ``r_rdy``, ``r_data``) is a register.
+
+    A flag that follows from an entry alone is best pushed with it. One that follows from something else too can be a register all
+    the same: in a cycle in which ``o_moves`` is high, the head of the next cycle is ``o_second`` if ``o_behind``, else what is
+    pushed, if anything is; in other cycles it stays.
+
+    Parameters
+    ----------
+    shape
+        Shape of an entry.
+    depth
+        Entries, the head among them: 2 or more.
+
+    Members
+    -------
+    w_data, w_en, w_rdy
+        Push; ignored without ``w_rdy``.
+    r_data, r_rdy, r_en
+        Head, and pop; ignored without ``r_rdy``. Without ``r_rdy`` the data have no meaning.
+    o_moves, o_behind, o_second
+        What becomes of the head.
+    """
+
+    def __init__(self, *, shape: object, depth: int) -> None:
+        self.shape = shape
+        self.depth = depth
+        super().__init__(
+            {
+                "w_data": In(shape),
+                "w_en": In(1),
+                "w_rdy": Out(1),
+                "r_data": Out(shape),
+                "r_rdy": Out(1),
+                "r_en": In(1),
+                "o_moves": Out(1),
+                "o_behind": Out(1),
+                "o_second": Out(shape),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        head = Signal(self.shape, reset_less=True)
+        valid = Signal()
+        # how many are behind the head: as many ones, so that room and emptiness are registers
+        places = self.depth - 1
+        waiting = Signal(places)
+        behind, full = waiting[0], waiting[-1]
+        push = Signal()
+        m.d.comb += [
+            self.r_data.eq(head),
+            self.r_rdy.eq(valid),
+            self.w_rdy.eq(~full),
+            self.o_behind.eq(behind),
+            self.o_moves.eq(~valid | self.r_en),
+            push.eq(self.w_en & ~full),
+        ]
+        more = Mux(push & valid, Cat(1, waiting), waiting)
+        fewer = Mux(push, waiting, waiting >> 1)
+        m.d.sync += [valid.eq(behind | push | (valid & ~self.r_en)), waiting.eq(Mux(self.r_en, fewer, more))]
+        with m.If(self.o_moves):
+            with m.If(behind):
+                m.d.sync += head.eq(self.o_second)
+            with m.Else():
+                m.d.sync += head.eq(self.w_data)
+
+        if places == 1:
+            second = Signal(self.shape, reset_less=True)
+            m.d.comb += self.o_second.eq(second)
+            with m.If(push):
+                m.d.sync += second.eq(self.w_data)
+            return m
+
+        m.submodules.storage = storage = memory.Memory(shape=self.shape, depth=places, init=[])
+        read, write = storage.read_port(domain="comb"), storage.write_port()
+        produce, consume = Signal(range(places)), Signal(range(places))
+        m.d.comb += [
+            read.addr.eq(consume),
+            self.o_second.eq(read.data),
+            write.addr.eq(produce),
+            write.data.eq(self.w_data),
+            write.en.eq(push),
+        ]
+        # an entry that goes straight to the head passes through a place all the same
+        with m.If(push):
+            m.d.sync += produce.eq(Mux(produce == places - 1, 0, produce + 1))
+        with m.If(self.o_moves & (behind | push)):
+            m.d.sync += consume.eq(Mux(consume == places - 1, 0, consume + 1))
+        return m
