@@ -179,7 +179,7 @@ def _below(shift: Value) -> Value:
 
 def _half(shift: Value) -> Value:
     """Return the highest of them."""
-    return Cat(shift == n + 1 for n in range(31))
+    return ((1 << shift) >> 1)[:31]
 
 
 assert (INT8_MIN, INT8_MAX) == (-128, 127), "the byte lanes are int8"
