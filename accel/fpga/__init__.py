@@ -1,6 +1,6 @@
 """From a core's Verilog to area, frequency and bitstream, with tools that are all on PyPI."""
 
-from accel.fpga.build import Build, area_of_core, build_core, candidates, choose
+from accel.fpga.build import Build, Design, DesignBuild, area_of_core, build_core, build_design, candidates, choose
 from accel.fpga.devices import BOARDS, KINDS, Board, Device, Pin, load_board, parse_device
 from accel.fpga.errors import DoesNotFitError, FpgaError
 from accel.fpga.flow import Netlist, Resource, Route, Timing, area, pack, place_and_route, synthesise, tools_of, with_harness
@@ -12,6 +12,8 @@ __all__ = [
     "KINDS",
     "Board",
     "Build",
+    "Design",
+    "DesignBuild",
     "Device",
     "DoesNotFitError",
     "FpgaError",
@@ -23,6 +25,7 @@ __all__ = [
     "area",
     "area_of_core",
     "build_core",
+    "build_design",
     "candidates",
     "choose",
     "harness_verilog",

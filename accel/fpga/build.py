@@ -9,10 +9,22 @@ from typing import Any
 from accel.config import PRESETS, EngineConfig
 from accel.fpga.devices import KINDS, Device
 from accel.fpga.errors import DoesNotFitError, FpgaError
-from accel.fpga.flow import Netlist, Resource, Route, area, place_and_route, synthesise, tools_of, with_harness
+from accel.fpga.flow import Netlist, Resource, Route, area, pack, place_and_route, synthesise, tools_of, with_harness
 from accel.fpga.harness import Port
 
-__all__ = ["Build", "Product", "Stage", "area_of_core", "build_core", "candidates", "choose", "excess"]
+__all__ = [
+    "Build",
+    "Design",
+    "DesignBuild",
+    "Product",
+    "Stage",
+    "area_of_core",
+    "build_core",
+    "build_design",
+    "candidates",
+    "choose",
+    "excess",
+]
 
 #: Returns a configuration's core: Verilog, and ports.
 Product = Callable[[EngineConfig], tuple[str, Sequence[Port]]]
@@ -22,6 +34,45 @@ Stage = Callable[[str], None]
 
 #: Top module of the core.
 _TOP = "systolith"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """A whole design: Verilog with its top module, constraints of its pins, and what :func:`synthesise` is to be told.
+
+    ``clock`` in MHz is what it runs at.
+    """
+
+    verilog: str
+    top: str
+    constraints: str
+    before: tuple[str, ...]
+    options: str
+    clock: float
+
+
+@dataclass(frozen=True)
+class DesignBuild:
+    """A design on a device: what it takes, the ``routes`` that were made of it, the last of which keeps its clock, and the
+    bitstream of that one by the suffixes of its files."""
+
+    design: Design
+    device: Device
+    resources: Mapping[str, Resource]
+    routes: tuple[Route, ...]
+    bitstream: Mapping[str, bytes]
+    tools: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything but the bitstream as plain values; frequencies in MHz, delays in nanoseconds."""
+        return {
+            "device": self.device.part,
+            "resources": _resources_as_dict(self.resources),
+            "clock_mhz": self.design.clock,
+            **_routes_as_dict(self.routes, self.routes[-1]),
+            "notes": list(self.device.notes),
+            "tools": list(self.tools),
+        }
 
 
 @dataclass(frozen=True)
@@ -53,31 +104,72 @@ class Build:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values; frequencies in MHz, delays in nanoseconds."""
-        best = self.best
         return {
             "device": self.device.part,
             "config": self.config.as_dict(),
-            "resources": {kind: {"used": r.used, "available": r.available} for kind, r in self.resources.items()},
+            "resources": _resources_as_dict(self.resources),
             "harness": dict(self.harness),
-            "seeds": [{"seed": route.seed, "fmax_mhz": route.fmax} for route in self.routes],
-            "fmax_mhz": None if best is None else best.fmax,
-            "best_seed": None if best is None else best.seed,
-            "critical_path": None
-            if best is None
-            else {
-                "from": best.path.start,
-                "to": best.path.end,
-                "delay_ns": best.path.delay,
-                "logic_ns": best.path.share("clk-to-q", "logic", "setup"),
-                "routing_ns": best.path.share("routing"),
-                "hops": [{"kind": h.kind, "delay_ns": h.delay, "to": h.to, "cell": h.cell} for h in best.path.hops],
-            },
+            **_routes_as_dict(self.routes, self.best),
             "network": self.network,
             "cycles": self.cycles,
             "images_per_second": self.images_per_second,
             "notes": list(self.device.notes),
             "tools": list(self.tools),
         }
+
+
+def _resources_as_dict(resources: Mapping[str, Resource]) -> dict[str, Any]:
+    return {kind: {"used": found.used, "available": found.available} for kind, found in resources.items()}
+
+
+def _routes_as_dict(routes: Sequence[Route], best: Route | None) -> dict[str, Any]:
+    return {
+        "seeds": [{"seed": route.seed, "fmax_mhz": route.fmax} for route in routes],
+        "fmax_mhz": None if best is None else best.fmax,
+        "best_seed": None if best is None else best.seed,
+        "critical_path": None
+        if best is None
+        else {
+            "from": best.path.start,
+            "to": best.path.end,
+            "delay_ns": best.path.delay,
+            "logic_ns": best.path.share("clk-to-q", "logic", "setup"),
+            "routing_ns": best.path.share("routing"),
+            "hops": [{"kind": h.kind, "delay_ns": h.delay, "to": h.to, "cell": h.cell} for h in best.path.hops],
+        },
+    }
+
+
+def build_design(
+    design: Design, device: Device, *, seeds: Iterable[int], stage: Stage, slower: Callable[[float], str] = lambda _: ""
+) -> DesignBuild:
+    """Synthesise a design, place and route it from one seed after the other until its clock is kept, and make its bitstream.
+
+    ``slower`` says what to do when the fastest route reaches so many MHz only.
+    Raises :class:`DoesNotFitError`; and :class:`FpgaError` when a tool is missing or fails, or no seed leads to the clock: there is
+    no bitstream of a design that does not keep its timing.
+    """
+    stage(f"synthesising {design.top} for {device.part} (kept afterwards)")
+    netlist = synthesise(design.verilog, design.top, device, pads=True, before=design.before, options=design.options)
+    stage(f"packing {design.top} for {device.part}")
+    resources = area(netlist, device)
+    if short := excess(resources):
+        raise DoesNotFitError(f"the design does not fit {device.part}: it takes {' and '.join(short)}")
+    routes: list[Route] = []
+    for seed in seeds:
+        stage(f"placing and routing {design.top} on {device.part} from seed {seed} (kept afterwards)")
+        routes.append(place_and_route(netlist, device, seed=seed, constraints=design.constraints))
+        if routes[-1].fmax >= design.clock:
+            break
+    else:
+        best = max(routes, key=lambda route: route.fmax)
+        tried = ", ".join(str(route.seed) for route in routes)
+        raise FpgaError(
+            f"no bitstream was made: the design's clock is {design.clock:g} MHz, and what was routed on {device.part} reaches "
+            f"{best.fmax:.1f} MHz (the best of seeds {tried}), limited from {best.path.start} to {best.path.end}{slower(best.fmax)}"
+        )
+    stage("making the bitstream")
+    return DesignBuild(design, device, resources, tuple(routes), pack(routes[-1], device), tools_of(device))
 
 
 def area_of_core(config: EngineConfig, device: Device, product: Product, stage: Stage) -> tuple[Netlist, dict[str, Resource]]:

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from accel.config import PRESETS, EngineConfig
-from accel.fpga import Build, DoesNotFitError, FpgaError, build_core, candidates, choose, parse_device
+from accel.fpga import Build, Design, DoesNotFitError, FpgaError, build_core, build_design, candidates, choose, parse_device
 
 pytestmark = pytest.mark.slow
 
@@ -84,3 +86,53 @@ def test_candidates_have_names_of_their_own_and_hold_every_preset() -> None:
     names = [config.name for config in found]
     assert len(set(names)) == len(names)
     assert all(preset in found for preset in PRESETS.values())
+
+
+BLINKER = Design(
+    verilog="""
+module blinker (input clk, output reg lamp);
+    reg [15:0] count;
+    always @(posedge clk) {lamp, count} <= count + 1;
+endmodule
+""",
+    top="blinker",
+    constraints='LOCATE COMP "clk" SITE "G2";\nLOCATE COMP "lamp" SITE "B2";\n',
+    before=("proc",),
+    options="-nowidelut",
+    clock=25.0,
+)
+
+
+def test_a_design_is_built_from_the_first_seed_that_keeps_its_clock() -> None:
+    result = build_design(BLINKER, ECP5, seeds=(1, 2), stage=silent)
+    (route,) = result.routes
+    assert route.seed == 1
+    assert route.fmax >= 25
+    assert list(result.bitstream) == ["bit", "svf"]
+    assert b"\xff\xff\xbd\xb3" in result.bitstream["bit"][:512]
+    values = json.loads(json.dumps(result.as_dict()))
+    assert (values["clock_mhz"], values["fmax_mhz"], values["best_seed"]) == (25.0, route.fmax, 1)
+    assert values["resources"]["ffs"]["used"] == 17
+
+
+def test_of_a_design_that_does_not_keep_its_clock_there_is_no_bitstream(cache: Path) -> None:
+    before = sorted((cache / "fpga").glob("*/*.bit"))
+    with pytest.raises(
+        FpgaError,
+        match=r"^no bitstream was made: the design's clock is 2000 MHz, and what was routed on LFE5U-25F-6BG381 reaches [\d.]+ MHz "
+        r"\(the best of seeds 1, 2\), limited from count to (count|lamp); take less than [\d.]+$",
+    ):
+        build_design(replace(BLINKER, clock=2000.0), ECP5, seeds=(1, 2), stage=silent, slower=lambda f: f"; take less than {f}")
+    assert sorted((cache / "fpga").glob("*/*.bit")) == before
+
+
+def test_a_port_of_a_design_that_has_no_pin_is_an_error() -> None:
+    somewhere = replace(BLINKER, constraints='LOCATE COMP "clk" SITE "G2";\n')
+    with pytest.raises(FpgaError, match=r"blinker could not be placed and routed .*lamp"):
+        build_design(somewhere, ECP5, seeds=(1,), stage=silent)
+
+
+def test_a_design_that_does_not_fit_says_by_how_much(toy: Core) -> None:
+    large = replace(BLINKER, verilog=toy(PRESETS["base"])[0], top="systolith")
+    with pytest.raises(DoesNotFitError, match=r"^the design does not fit LFE5U-25F-6BG381: it takes 64 multipliers of 28$"):
+        build_design(large, ECP5, seeds=(1,), stage=silent)

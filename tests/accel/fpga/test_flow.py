@@ -76,6 +76,7 @@ def test_what_a_device_has_is_what_its_data_sheet_says(toy: Core) -> None:
     }
     assert have["ecp5"] == {"luts": 24288, "ffs": 24288, "dsps": 28, "brams": 56}
     assert have["ice40"] == {"luts": 5280, "ffs": 5280, "dsps": 8, "brams": 30, "sprams": 4}
+    assert all(device.capacity in (None, {k: have[f][k] for k in device.capacity}) for f, device in FAMILIES.items())
     assert (have["gowin"]["luts"], have["gowin"]["ffs"], have["gowin"]["brams"]) == (20736, 15552, 46)
     assert have["gowin"]["dsps"] == 2 * 48, "48 multipliers of 18 bits are 96 of 9"
     assert have["xilinx"] == {"luts": 53200, "ffs": 106400, "dsps": 220, "brams": 140}
@@ -106,10 +107,17 @@ def test_seeds_differ_and_are_repeatable(toy: Core) -> None:
 PREAMBLES = {"ecp5": b"\xff\xff\xbd\xb3", "ice40": b"\x7e\xaa\x99\x7e"}
 
 
+FORMS = {"ecp5": ["bit", "svf"], "ice40": ["bin"]}
+
+
 @pytest.mark.parametrize("device", [ECP5, ICE40], ids=["ecp5", "ice40"])
 def test_a_bitstream_is_made(toy: Core, device: Device) -> None:
     _, design = harnessed(toy, device)
-    assert PREAMBLES[device.family] in pack(place_and_route(design, device, seed=1), device)[:512]
+    files = pack(place_and_route(design, device, seed=1), device)
+    assert list(files) == FORMS[device.family]
+    assert PREAMBLES[device.family] in files[FORMS[device.family][0]][:512]
+    if "svf" in files:
+        assert b"SDR" in files["svf"], "scans of data, for JTAG"
 
 
 @pytest.mark.parametrize("name", ["ulx3s-25f", "icebreaker", "tang-nano-9k"])
@@ -122,7 +130,7 @@ def test_ports_sit_where_the_board_has_them(toy: Core, name: str) -> None:
     core = synthesise(verilog, "systolith", board.device)
     clocks = {} if board.device.family == "gowin" else {"clk": board.clock}
     route = place_and_route(with_harness(core, ports, board.device), board.device, seed=1, pins=pins, clocks=clocks)
-    assert len(pack(route, board.device)) > 1000
+    assert all(len(data) > 1000 for data in pack(route, board.device).values())
 
 
 def test_a_pin_that_is_not_there_is_one_sentence_and_leaves_nothing(toy: Core, cache: Path) -> None:

@@ -74,3 +74,48 @@ def test_a_small_core_is_routed_on_a_board(tmp_path: Path) -> None:
     assert f"frequency: {values['fmax_mhz']:.1f} (seed 1) MHz" in result.stdout
     assert "critical path: systolith." in result.stdout
     assert (tmp_path / "core" / "harness.v").is_file()
+
+
+def bitstream(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["bitstream", *arguments], prog_name="systolith")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["lenet5", "--board", "breadboard"], "no board is called 'breadboard'"),
+        (["lenet5", "--board", "icebreaker"], "the design is for ulx3s-12f, ulx3s-25f, ulx3s-45f, ulx3s-85f, not for icebreaker"),
+        (["lenet5", "--config", "huge"], "no configuration is called 'huge'"),
+        (["lenet5", "--clock", "51"], "the PLL cannot make 51000000 Hz"),
+        (["lenet5", "--baud", "100000000"], "a line of 100000000 bits a second cannot be made"),
+        (["lenet9"], "lenet9"),
+        (["resnet18", "--config", "base"], "8,113 block RAMs, and LFE5U-25F has 56"),
+        (["lenet5", "-o", "/nowhere/board"], "does not exist"),
+    ],
+    ids=lambda value: "-".join(value).replace("/", "") if isinstance(value, list) else "",
+)
+def test_a_bitstream_that_cannot_be_made_is_one_sentence_and_no_file(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = bitstream(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("systolith: ")
+    assert words in last
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.full
+def test_lenet5_becomes_a_bitstream(tmp_path: Path) -> None:
+    folder = tmp_path / "board"
+    result = bitstream("lenet5", "-o", str(folder), "--json")
+    assert result.exit_code == 0, result.stderr
+    values = json.loads(result.stdout)
+    assert values == json.loads((folder / "report.json").read_text())
+    assert values["fmax_mhz"] >= values["clock_mhz"] == 50
+    assert values["images_per_second"] == pytest.approx(values["clock_mhz"] * 1e6 / values["cycles"])
+    assert all(found["used"] <= found["available"] for found in values["resources"].values())
+    names = ["report.json", *(f"systolith_board.{suffix}" for suffix in ("bit", "lpf", "svf", "v"))]
+    assert sorted(path.name for path in folder.iterdir()) == names
