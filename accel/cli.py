@@ -1,7 +1,7 @@
 """The command line: ``systolith run lenet5`` and its siblings.
 
 Exit status: 0 when every byte agrees with the golden model, 1 when one does not, 2 for a refusal (one sentence on standard error),
-130 when interrupted, 141 when nobody reads the output any more.
+130 when interrupted, 143 when terminated, 141 when nobody reads the output any more.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import json
 import math
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,8 @@ def main() -> None:
     """Run the command line."""
     # A program is many small objects, none of them garbage; by default Python would look through them all the time.
     gc.set_threshold(100_000, 50, 100)
+    # whoever ends this program ends the tools that it runs, and finds no half of a file
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     cli(prog_name="systolith")
 
 
@@ -690,6 +693,7 @@ def fpga(
             chosen = flow.choose(options, device, product=product, stage=progress.stage)
         assert chosen is not None
         cycles = perf.estimate(compile_network(loaded, chosen), MemoryTiming()).cycles
+        chosen = flow.suited(chosen, device)
         build = flow.build_core(
             chosen, device, product=product, seeds=dict.fromkeys(seeds), network=loaded.name, cycles=cycles, stage=progress.stage
         )
@@ -712,15 +716,15 @@ def fpga(
 @_network
 @click.option("--board", default="ulx3s-25f", show_default=True, metavar="NAME", help="Board: one of the ULX3S.")
 @_board_config
-@click.option("--clock", type=float, metavar="MHZ", help="Clock of the design.  [default: 50, which was routed for LeNet-5]")
+@click.option("--clock", type=float, metavar="MHZ", help="Clock of the design.  [default: 45, or what is reached]")
 @click.option("--baud", type=int, metavar="N", help="Bits a second on the serial line.  [default: 1000000]")
 @click.option(
     "--seed",
     "seeds",
     type=int,
     multiple=True,
-    default=(1, 2, 3),
-    show_default="1, 2, 3",
+    default=(1,),
+    show_default="1",
     help="Where placing starts; may be repeated: the first that keeps the clock is taken.",
 )
 @_calibration
@@ -739,9 +743,9 @@ def bitstream(
 ) -> None:
     """Build NETWORK for a board that needs nothing else: engine, weights in block RAM, serial line, on the board's pins.
 
-    Writes the bitstream, the Verilog and the constraints it was made of, and a report with area, timing and images a second. When
-    the routed design does not keep its clock, nothing is written. All tools come with `pip install 'systolith[fpga]'`; some
-    minutes. docs/board.md describes the design.
+    Writes the bitstream, the Verilog and the constraints it was made of, and a report with area, timing and images a second. A
+    design that does not keep its clock is built again with one that was reached; with --clock nothing is written then. All tools
+    come with `pip install 'systolith[fpga]'`; some minutes. docs/board.md describes the design.
 
     \b
     Examples:
@@ -760,33 +764,42 @@ def bitstream(
     from accel.frontends import load_network
     from sim.board import TOP, board_design, clock_below
 
-    target = flow.load_board(board)
+    device = flow.load_board(board).device
     if not board.startswith(boards.BOARD):
         known = ", ".join(name for name in flow.BOARDS if name.startswith(boards.BOARD))
         raise CommandError(f"--board: the design is for {known}, not for {board}; `systolith fpga` tells what a core is there")
-    flow.tools_of(target.device)  # nothing is begun that a missing tool would end
-    hertz = boards.CLOCK if clock is None else round(clock * 1e6)
-    settings = boards.Settings(clock=hertz, baud=boards.BAUD if baud is None else baud)
-
-    def slower(reached: float) -> str:
-        possible = clock_below(reached * 1e6)
-        return "; give more seeds with --seed" + (f", or --clock {possible / 1e6:g}" if possible is not None else "")
-
+    flow.tools_of(device)  # nothing is begun that a missing tool would end
+    engine = flow.suited(engine, device)
+    settings = boards.Settings(
+        clock=boards.CLOCK if clock is None else round(clock * 1e6), baud=boards.BAUD if baud is None else baud
+    )
     with terminal.make_progress(sys.stderr) as progress:
         progress.stage(f"reading {network}")
         loaded = load_network(network, calibration=calibration)
         program = compile_network(loaded, engine)
-        progress.stage(f"writing the design for {board}")
-        made = board_design(program, settings, platform=target.platform, capacity=target.device.capacity or {})
-        design = flow.Design(
-            verilog=made.verilog,
-            top=TOP,
-            constraints=made.constraints,
-            before=made.before,
-            options=made.options,
-            clock=settings.clock / 1e6,
-        )
-        build = flow.build_design(design, target.device, seeds=dict.fromkeys(seeds), stage=progress.stage, slower=slower)
+        while True:
+            progress.stage(f"writing the design for {board} at {settings.clock / 1e6:g} MHz")
+            # a platform makes one design only
+            platform = flow.load_board(board).platform
+            made = board_design(program, settings, platform=platform, blocks=(device.capacity or {})["brams"])
+            design = flow.Design(
+                verilog=made.verilog,
+                top=TOP,
+                constraints=made.constraints,
+                before=made.before,
+                options=made.options,
+                clock=settings.clock / 1e6,
+            )
+            try:
+                build = flow.build_design(design, device, seeds=dict.fromkeys(seeds), stage=progress.stage)
+                break
+            except flow.TooSlowError as error:
+                slower = clock_below(error.reached * 1e6)
+                if slower is None:
+                    raise
+                if clock is not None:
+                    raise CommandError(f"{error}; give more seeds with --seed, or --clock {slower / 1e6:g}") from None
+                settings = replace(settings, clock=slower)
     cycles = perf.estimate(program, made.memory).cycles
     transferred = sum(math.prod(tensor.shape) for tensor in (loaded.input, loaded.tensors[loaded.output]))
     line = transferred * boards.BITS_A_BYTE / settings.baud
@@ -809,7 +822,7 @@ def bitstream(
     asked = {"network": network, "config": config, "calibration": calibration, "baud": settings.baud}
     usual = {"network": boards.NETWORK, "config": boards.DESIGN, "calibration": None, "baud": boards.BAUD}
     differing = [(name, value) for name, value in asked.items() if value != usual[name]]
-    _emit(f"{loaded.name} on {board} ({target.device.part}), engine {engine.name} ({engine.rows} x {engine.columns})\n")
+    _emit(f"{loaded.name} on {board} ({device.part}), engine {engine.name} ({engine.rows} x {engine.columns})\n")
     _emit_rich(lambda console: show_design(console, build))
     _emit(
         f"{loaded.name}: {cycles:,} cycles, {1e3 * cycles / settings.clock:.3f} ms, {settings.clock / cycles:,.1f} images/s; "

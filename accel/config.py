@@ -87,8 +87,8 @@ class EngineConfig:
         How the elements multiply, one of :class:`Multiply`. Neither this nor ``logic_elements`` matters to a program, so they
         are not part of the digest.
     logic_elements
-        Elements that multiply as ``logic`` does whatever ``multiply`` is, where a device has too few multipliers: the last
-        ones, row by row.
+        Elements that multiply as ``logic`` does whatever ``multiply`` is, where a device has too few multipliers: the first
+        ones, row by row, because the last ones may have pairs.
     """
 
     name: str

@@ -39,7 +39,7 @@ class SystolicArray(wiring.Component):
     form
         How elements multiply. In pairs only those below the vertical path do, and in an odd column the last alone.
     logic_elements
-        Elements that multiply in logic instead: the last ones, row by row.
+        Elements that multiply in logic instead: the first ones, row by row.
 
     Members
     -------
@@ -147,19 +147,18 @@ class SystolicArray(wiring.Component):
 
     def _form(self, row: int, column: int) -> Multiply:
         """Return how an element multiplies that shares its multiplier with none."""
-        if row * self.columns + column >= self.rows * self.columns - self.logic_elements:
+        if row * self.columns + column < self.logic_elements:
             return Multiply.LOGIC
         return Multiply.PORTABLE if self.form == Multiply.PAIRS else self.form
 
     def _paired(self, row: int, column: int) -> bool:
         """Return whether an element shares its multiplier with the one on its right: their activations must be the same."""
-        last = row * self.columns + column + 1
         return (
             self.form == Multiply.PAIRS
             and row >= self.lines * WINDOW_TAPS
             and column % 2 == 0
             and column + 1 < self.columns
-            and last < self.rows * self.columns - self.logic_elements
+            and row * self.columns + column >= self.logic_elements
         )
 
     def _places(self, m: Module) -> list[tuple[Signal, Signal]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from amaranth._toolchain.yosys import find_yosys  # as in sim.export
@@ -19,9 +18,6 @@ TOP = "systolith_board"
 
 #: Bytes that an ECP5's block RAM of 18 Kb holds.
 _BLOCK_BYTES = 2048
-
-#: Multipliers of 18 by 18 bits that a requantiser's lane takes for its 32 by 31 bits.
-_LANE_MULTIPLIERS = 4
 
 #: Words of the accumulators up to which look-up tables hold them: block RAM would be a thirty-second full.
 _SHALLOW = 64
@@ -50,11 +46,10 @@ def clock_below(frequency: float) -> int | None:
     return next((clock for clock in clocks if pll_dividers(clock) is not None), None)
 
 
-def board_design(program: Program, settings: Settings, *, platform: Any, capacity: Mapping[str, int]) -> BoardDesign:
+def board_design(program: Program, settings: Settings, *, platform: Any, blocks: int) -> BoardDesign:
     """Return a program on an engine with its own memory, as a design for a ULX3S.
 
-    ``platform`` is that of ``amaranth_boards.ulx3s`` with the board's device, and ``capacity`` what that device holds: ``dsps`` and
-    ``brams``.
+    ``platform`` is that of ``amaranth_boards.ulx3s`` with the board's device, which has so many ``blocks`` of RAM.
 
     Raises :class:`~accel.board.BoardError` for a clock that its PLL cannot make, and for a program that block RAM cannot hold.
     """
@@ -66,11 +61,11 @@ def board_design(program: Program, settings: Settings, *, platform: Any, capacit
         raise BoardError(
             f"the PLL cannot make {settings.clock} Hz of the board's {OSCILLATOR} Hz; take a multiple of 5 MHz from 10 to 400 MHz"
         )
-    blocks = -(-program.memory_bytes // _BLOCK_BYTES)
-    if blocks > capacity["brams"]:
+    wanted = -(-program.memory_bytes // _BLOCK_BYTES)
+    if wanted > blocks:
         raise BoardError(
-            f"{program.network} takes {program.memory_bytes:,} bytes of memory, which are {blocks:,} block RAMs, and "
-            f"{platform.device} has {capacity['brams']}; take a smaller network, or a larger device"
+            f"{program.network} takes {program.memory_bytes:,} bytes of memory, which are {wanted:,} block RAMs, and "
+            f"{platform.device} has {blocks}; take a smaller network, or a larger board"
         )
     system = System(
         program.config,
@@ -96,26 +91,14 @@ def board_design(program: Program, settings: Settings, *, platform: Any, capacit
     return BoardDesign(
         verilog=with_plain_names(without_zeros(text)),
         constraints=f'{plan.files[f"{TOP}.lpf"]}\nFREQUENCY NET "clk" {_AIM * settings.clock / 1e6:g} MHZ;\n',
-        before=_before(program.config, capacity["dsps"]),
+        before=_before(program.config),
         options="-nowidelut",
         memory=MemoryTiming(latency=LATENCY),
     )
 
 
-def _before(config: EngineConfig, multipliers: int) -> tuple[str, ...]:
-    """Return the commands of Yosys after the design was read and before it is synthesised.
-
-    Small accumulators become look-up tables, and the products for which there is no multiplier become Booth multipliers.
-    """
-    elements = [(row, column) for row in range(config.rows) for column in range(config.columns)]
-    without = elements[max(0, multipliers - _LANE_MULTIPLIERS * config.lanes) :]
-    booth = [f"booth {' '.join(f'*_array_pe_{row}_{column}' for row, column in without)}"] if without else []
+def _before(config: EngineConfig) -> tuple[str, ...]:
+    """Return the commands of Yosys after the design was read and before it is synthesised: small accumulators are no block RAM."""
     shallow = config.accumulator_words <= _SHALLOW
-    return (
-        f"hierarchy -top {TOP}",
-        *(['setattr -set ram_style "distributed" *_core_accumulators/m:*'] if shallow else []),
-        "proc",
-        "opt_clean",
-        "wreduce *_array_pe_*",
-        *booth,
-    )
+    distributed = ['setattr -set ram_style "distributed" *_core_accumulators/m:*'] if shallow else []
+    return (f"hierarchy -top {TOP}", *distributed)

