@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from accel.board import BAUD, CLOCK
 from accel.config import PRESETS, EngineConfig, load_config
 from accel.errors import SystolithError
 from accel.program import MemoryTiming
@@ -716,8 +717,8 @@ def fpga(
 @_network
 @click.option("--board", default="ulx3s-25f", show_default=True, metavar="NAME", help="Board: one of the ULX3S.")
 @_board_config
-@click.option("--clock", type=float, metavar="MHZ", help="Clock of the design.  [default: 45, or what is reached]")
-@click.option("--baud", type=int, metavar="N", help="Bits a second on the serial line.  [default: 1000000]")
+@click.option("--clock", type=float, metavar="MHZ", help=f"Clock of the design.  [default: {CLOCK / 1e6:g}, or what is reached]")
+@click.option("--baud", type=int, metavar="N", help=f"Bits a second on the serial line.  [default: {BAUD}]")
 @click.option(
     "--seed",
     "seeds",
@@ -770,9 +771,7 @@ def bitstream(
         raise CommandError(f"--board: the design is for {known}, not for {board}; `systolith fpga` tells what a core is there")
     flow.tools_of(device)  # nothing is begun that a missing tool would end
     engine = flow.suited(engine, device)
-    settings = boards.Settings(
-        clock=boards.CLOCK if clock is None else round(clock * 1e6), baud=boards.BAUD if baud is None else baud
-    )
+    settings = boards.Settings(clock=CLOCK if clock is None else round(clock * 1e6), baud=BAUD if baud is None else baud)
     with terminal.make_progress(sys.stderr) as progress:
         progress.stage(f"reading {network}")
         loaded = load_network(network, calibration=calibration)
@@ -820,7 +819,7 @@ def bitstream(
         _emit_json(outcome)
         return
     asked = {"network": network, "config": config, "calibration": calibration, "baud": settings.baud}
-    usual = {"network": boards.NETWORK, "config": boards.DESIGN, "calibration": None, "baud": boards.BAUD}
+    usual = {"network": boards.NETWORK, "config": boards.DESIGN, "calibration": None, "baud": BAUD}
     differing = [(name, value) for name, value in asked.items() if value != usual[name]]
     _emit(f"{loaded.name} on {board} ({device.part}), engine {engine.name} ({engine.rows} x {engine.columns})\n")
     _emit_rich(lambda console: show_design(console, build))
@@ -837,7 +836,7 @@ def bitstream(
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
 @click.option("--port", required=True, metavar="PORT", help="Serial port of the board, such as /dev/ttyUSB0 or COM3.")
 @click.option(
-    "--baud", type=click.IntRange(min=1), metavar="N", help="Bits a second, as the design was made for.  [default: 1000000]"
+    "--baud", type=click.IntRange(min=1), metavar="N", help=f"Bits a second, as the design was made for.  [default: {BAUD}]"
 )
 @click.option("--network", default="lenet5", show_default=True, metavar="NETWORK", help="Network on the board.")
 @_board_config
@@ -881,7 +880,7 @@ def infer(
     program = compile_network(loaded, engine)
     chosen = [(name, image) for name in images for image in load_images(name, loaded)]
     results = []
-    with board.open_port(port, baud=baud or board.BAUD, timeout=timeout) as line:
+    with board.open_port(port, baud=baud or BAUD, timeout=timeout) as line:
         there = board.Board(line, name=port)
         there.require(program)
         driver = Driver(there, program, base=0, loaded=True)
