@@ -1,4 +1,4 @@
-# make lenet and make test set everything up by themselves, in .venv, from PyPI.
+# make lenet, make bitstream and make test set everything up by themselves, in .venv, from PyPI.
 #   PYTHON=python3.12 make test    uses another Python (3.11 or later) for .venv
 
 SHELL := /bin/bash
@@ -19,14 +19,18 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --editable
 TEST_JOBS ?= 2
 IMAGES ?= 10
 CONFIG ?= base
+BOARD ?= ulx3s-25f
 
-.PHONY: help lenet setup test test-full lint format clean
+.PHONY: help lenet bitstream setup test test-full lint format clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 lenet: .venv/.installed  ## run LeNet-5 on the engine, cycle by cycle, every byte checked (IMAGES=10 CONFIG=base)
 	@$(BIN)/systolith run lenet5 --config $(CONFIG) --images $(IMAGES)
+
+bitstream: .venv/.installed-fpga  ## LeNet-5 for a board, by synthesis, place and route (BOARD=ulx3s-25f), into build/
+	@$(BIN)/systolith bitstream lenet5 --board $(BOARD) -o build
 
 setup: .venv/.installed-dev  ## install the package and everything its tests need into .venv
 
@@ -68,7 +72,12 @@ $(MADE):
 	@$(PIP) . || { echo "systolith: the packages could not be installed; see above, and run the same command again" >&2; exit 1; }
 	@touch $@
 
+.venv/.installed-fpga: $(MADE) pyproject.toml
+	@echo "installing the package and the tools for FPGAs into .venv (some minutes the first time)"
+	@$(PIP) '.[fpga]' || { echo "systolith: the packages could not be installed; see above, and run the same command again" >&2; exit 1; }
+	@touch .venv/.installed $@
+
 .venv/.installed-dev: $(MADE) pyproject.toml
 	@echo "installing the package and its test tools into .venv"
 	@$(PIP) '.[dev]' || { echo "systolith: the packages could not be installed; see above, and run the same command again" >&2; exit 1; }
-	@touch .venv/.installed $@
+	@touch .venv/.installed .venv/.installed-fpga $@

@@ -14,14 +14,33 @@ from accel.errors import SystolithError
 from accel.link import Command, LinkError, Status
 from accel.program import Program
 
-__all__ = ["BAUD", "CLOCK", "MIN_BAUD", "NETWORK", "Board", "BoardError", "Line", "Settings", "identity", "open_port"]
+__all__ = [
+    "BAUD",
+    "BITS_A_BYTE",
+    "BOARD",
+    "CLOCK",
+    "DESIGN",
+    "MIN_BAUD",
+    "NETWORK",
+    "Board",
+    "BoardError",
+    "Line",
+    "Settings",
+    "identity",
+    "open_port",
+]
 
-#: What the board design runs unless it is told otherwise.
+#: What the board design runs unless it is told otherwise, and on which of :data:`accel.config.DESIGNS`.
 NETWORK = "lenet5"
+DESIGN = "board"
 #: The design's clock in Hz, as it was routed for an LFE5U-25F of speed grade 6, and bits a second on its line.
-CLOCK = 50_000_000
+CLOCK = 45_000_000
 BAUD = 1_000_000
 MIN_BAUD = 1200
+#: On the line: a start bit, 8 bits, a stop bit.
+BITS_A_BYTE = 10
+#: What the names of the boards begin with that the design is for (:data:`accel.fpga.BOARDS`).
+BOARD = "ulx3s-"
 
 #: Times that a request is sent before the line is called broken.
 _ATTEMPTS = 3

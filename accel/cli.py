@@ -1,7 +1,7 @@
 """The command line: ``systolith run lenet5`` and its siblings.
 
 Exit status: 0 when every byte agrees with the golden model, 1 when one does not, 2 for a refusal (one sentence on standard error),
-130 when interrupted, 141 when nobody reads the output any more.
+130 when interrupted, 143 when terminated, 141 when nobody reads the output any more.
 """
 
 from __future__ import annotations
@@ -9,18 +9,21 @@ from __future__ import annotations
 import functools
 import gc
 import json
+import math
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from accel.board import BAUD, CLOCK
 from accel.config import PRESETS, EngineConfig, load_config
 from accel.errors import SystolithError
 from accel.program import MemoryTiming
@@ -83,6 +86,8 @@ def main() -> None:
     """Run the command line."""
     # A program is many small objects, none of them garbage; by default Python would look through them all the time.
     gc.set_threshold(100_000, 50, 100)
+    # whoever ends this program ends the tools that it runs, and finds no half of a file
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     cli(prog_name="systolith")
 
 
@@ -104,6 +109,9 @@ _config = click.option(
     show_default=True,
     metavar="NAME|FILE.toml",
     help="Preset, or TOML file with the engine's dimensions.",
+)
+_board_config = click.option(
+    "--config", default="board", show_default=True, metavar="NAME|FILE.toml", help="Configuration of the board's engine."
 )
 _calibration = click.option("--calibration", metavar="FILE", help="Images (.npy or .npz) with which a float model is quantised.")
 _memory_latency = click.option(
@@ -686,6 +694,7 @@ def fpga(
             chosen = flow.choose(options, device, product=product, stage=progress.stage)
         assert chosen is not None
         cycles = perf.estimate(compile_network(loaded, chosen), MemoryTiming()).cycles
+        chosen = flow.suited(chosen, device)
         build = flow.build_core(
             chosen, device, product=product, seeds=dict.fromkeys(seeds), network=loaded.name, cycles=cycles, stage=progress.stage
         )
@@ -705,13 +714,132 @@ def fpga(
 
 
 @cli.command()
+@_network
+@click.option("--board", default="ulx3s-25f", show_default=True, metavar="NAME", help="Board: one of the ULX3S.")
+@_board_config
+@click.option("--clock", type=float, metavar="MHZ", help=f"Clock of the design.  [default: {CLOCK / 1e6:g}, or what is reached]")
+@click.option("--baud", type=int, metavar="N", help=f"Bits a second on the serial line.  [default: {BAUD}]")
+@click.option(
+    "--seed",
+    "seeds",
+    type=int,
+    multiple=True,
+    default=(1,),
+    show_default="1",
+    help="Where placing starts; may be repeated: the first that keeps the clock is taken.",
+)
+@_calibration
+@click.option("-o", "--output", metavar="DIR", help="Where the bitstream is written.  [default: NETWORK-BOARD]")
+@_as_json
+def bitstream(
+    network: str,
+    board: str,
+    config: str,
+    clock: float | None,
+    baud: int | None,
+    seeds: tuple[int, ...],
+    calibration: str | None,
+    output: str | None,
+    as_json: bool,
+) -> None:
+    """Build NETWORK for a board that needs nothing else: engine, weights in block RAM, serial line, on the board's pins.
+
+    Writes the bitstream, the Verilog and the constraints it was made of, and a report with area, timing and images a second. A
+    design that does not keep its clock is built again with one that was reached; with --clock nothing is written then. All tools
+    come with `pip install 'systolith[fpga]'`; some minutes. docs/board.md describes the design.
+
+    \b
+    Examples:
+      systolith bitstream lenet5 -o build
+      openFPGALoader -b ulx3s build/systolith_board.bit
+      systolith infer --port /dev/ttyUSB0 digit.png
+    """
+    engine = load_config(config)
+    directory = _output_directory(output or f"{Path(network).stem}-{board}")
+
+    from accel import board as boards
+    from accel import fpga as flow
+    from accel import perf, terminal
+    from accel.compiler import compile_network
+    from accel.fpga.terminal import show_design
+    from accel.frontends import load_network
+    from sim.board import TOP, board_design, clock_below
+
+    device = flow.load_board(board).device
+    if not board.startswith(boards.BOARD):
+        known = ", ".join(name for name in flow.BOARDS if name.startswith(boards.BOARD))
+        raise CommandError(f"--board: the design is for {known}, not for {board}; `systolith fpga` tells what a core is there")
+    flow.tools_of(device)  # nothing is begun that a missing tool would end
+    engine = flow.suited(engine, device)
+    settings = boards.Settings(clock=CLOCK if clock is None else round(clock * 1e6), baud=BAUD if baud is None else baud)
+    with terminal.make_progress(sys.stderr) as progress:
+        progress.stage(f"reading {network}")
+        loaded = load_network(network, calibration=calibration)
+        program = compile_network(loaded, engine)
+        while True:
+            progress.stage(f"writing the design for {board} at {settings.clock / 1e6:g} MHz")
+            # a platform makes one design only
+            platform = flow.load_board(board).platform
+            made = board_design(program, settings, platform=platform, blocks=(device.capacity or {})["brams"])
+            design = flow.Design(
+                verilog=made.verilog,
+                top=TOP,
+                constraints=made.constraints,
+                before=made.before,
+                options=made.options,
+                clock=settings.clock / 1e6,
+            )
+            try:
+                build = flow.build_design(design, device, seeds=dict.fromkeys(seeds), stage=progress.stage)
+                break
+            except flow.TooSlowError as error:
+                slower = clock_below(error.reached * 1e6)
+                if slower is None:
+                    raise
+                if clock is not None:
+                    raise CommandError(f"{error}; give more seeds with --seed, or --clock {slower / 1e6:g}") from None
+                settings = replace(settings, clock=slower)
+    cycles = perf.estimate(program, made.memory).cycles
+    transferred = sum(math.prod(tensor.shape) for tensor in (loaded.input, loaded.tensors[loaded.output]))
+    line = transferred * boards.BITS_A_BYTE / settings.baud
+    files: dict[str, str | bytes] = {f"{TOP}.{form}": data for form, data in build.bitstream.items()}
+    outcome = {
+        "board": board,
+        "network": loaded.name,
+        "config": engine.as_dict(),
+        **build.as_dict(),
+        "cycles": cycles,
+        "images_per_second": settings.clock / cycles,
+        "baud": settings.baud,
+        "line_seconds": line,
+    }
+    files |= {f"{TOP}.v": made.verilog, f"{TOP}.lpf": made.constraints, "report.json": json.dumps(outcome, indent=2) + "\n"}
+    _write_directory(directory, files)
+    if as_json:
+        _emit_json(outcome)
+        return
+    asked = {"network": network, "config": config, "calibration": calibration, "baud": settings.baud}
+    usual = {"network": boards.NETWORK, "config": boards.DESIGN, "calibration": None, "baud": BAUD}
+    differing = [(name, value) for name, value in asked.items() if value != usual[name]]
+    _emit(f"{loaded.name} on {board} ({device.part}), engine {engine.name} ({engine.rows} x {engine.columns})\n")
+    _emit_rich(lambda console: show_design(console, build))
+    _emit(
+        f"{loaded.name}: {cycles:,} cycles, {1e3 * cycles / settings.clock:.3f} ms, {settings.clock / cycles:,.1f} images/s; "
+        f"the serial line takes {1e3 * line:.1f} ms an image\n"
+        f"written to {directory}: {', '.join(files)}\n"
+        f"load it:  openFPGALoader -b ulx3s {directory / f'{TOP}.bit'}\n"
+        f"use it:   systolith infer --port /dev/ttyUSB0{''.join(f' --{name} {value}' for name, value in differing)} IMAGE\n"
+    )
+
+
+@cli.command()
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
 @click.option("--port", required=True, metavar="PORT", help="Serial port of the board, such as /dev/ttyUSB0 or COM3.")
 @click.option(
-    "--baud", type=click.IntRange(min=1), metavar="N", help="Bits a second, as the design was made for.  [default: 1000000]"
+    "--baud", type=click.IntRange(min=1), metavar="N", help=f"Bits a second, as the design was made for.  [default: {BAUD}]"
 )
 @click.option("--network", default="lenet5", show_default=True, metavar="NETWORK", help="Network on the board.")
-@click.option("--config", default="board", show_default=True, metavar="NAME|FILE.toml", help="Configuration of the board's engine.")
+@_board_config
 @_calibration
 @click.option(
     "--timeout",
@@ -752,7 +880,7 @@ def infer(
     program = compile_network(loaded, engine)
     chosen = [(name, image) for name in images for image in load_images(name, loaded)]
     results = []
-    with board.open_port(port, baud=baud or board.BAUD, timeout=timeout) as line:
+    with board.open_port(port, baud=baud or BAUD, timeout=timeout) as line:
         there = board.Board(line, name=port)
         there.require(program)
         driver = Driver(there, program, base=0, loaded=True)
@@ -959,15 +1087,15 @@ def _output_directory(name: str) -> Path:
     return path
 
 
-def _write_directory(path: Path, files: Mapping[str, str]) -> None:
-    """Write text files into a directory: they appear when all are written. A new directory appears with them, or not at all."""
+def _write_directory(path: Path, files: Mapping[str, str | bytes]) -> None:
+    """Write files into a directory: they appear when all are written. A new directory appears with them, or not at all."""
     path = path.absolute()
     # what is there already may lie on a file system of its own, beside which nothing can be written
     temporary = (path if path.is_dir() else path.parent) / f".{path.name}.{os.getpid()}.part"
     try:
         temporary.mkdir()
-        for name, text in files.items():
-            (temporary / name).write_text(text, encoding="utf-8")
+        for name, content in files.items():
+            (temporary / name).write_bytes(content.encode() if isinstance(content, str) else content)
         if not path.exists():
             temporary.rename(path)
             return

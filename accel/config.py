@@ -7,6 +7,7 @@ and the cycle model are all built from the same object, and a program carries it
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 import json
 import math
@@ -19,7 +20,7 @@ from typing import Any
 from accel.errors import SystolithError
 from accel.isa import WINDOW_LINES, WINDOW_TAPS
 
-__all__ = ["DESIGNS", "PRESETS", "ConfigError", "EngineConfig", "load_config", "power_of_two_at_least"]
+__all__ = ["DESIGNS", "PRESETS", "ConfigError", "EngineConfig", "Multiply", "load_config", "power_of_two_at_least"]
 
 #: Instructions that each of the three unit queues holds: how far the dispatcher runs ahead of the slowest unit.
 QUEUE_DEPTH = 8
@@ -27,6 +28,19 @@ QUEUE_DEPTH = 8
 
 class ConfigError(SystolithError):
     """A configuration that cannot be built."""
+
+
+class Multiply(enum.StrEnum):
+    """Of what the array's multipliers are made; all have the same products in the same cycles (``rtl/multiply.py``)."""
+
+    #: Whatever synthesis takes for a product.
+    PORTABLE = "portable"
+    #: Adders, and no multiplier of the device.
+    LOGIC = "logic"
+    #: MULT18X18D of ECP5, with its own registers.
+    ECP5 = "ecp5"
+    #: One multiplier of 25 by 8 bits for two neighbours in a row, where no window path leads through it: DSP48E1.
+    PAIRS = "pairs"
 
 
 def power_of_two_at_least(value: int) -> int:
@@ -45,7 +59,7 @@ class EngineConfig:
     Parameters
     ----------
     name
-        Name shown in reports. Not part of the digest.
+        Name shown in reports; not part of the digest.
     rows, columns
         Processing elements: ``rows`` input channels by ``columns`` output channels, 2 to 32 each.
     bus_bytes
@@ -69,6 +83,12 @@ class EngineConfig:
         Whether the operand tables of the residual add are built in.
     multiplier
         Whether requantisation multiplies. Without it only power-of-two scales (Qm.n) run.
+    multiply
+        How the elements multiply, one of :class:`Multiply`. Neither this nor ``logic_elements`` matters to a program, so they
+        are not part of the digest.
+    logic_elements
+        Elements that multiply as ``logic`` does whatever ``multiply`` is, where a device has too few multipliers: the first
+        ones, row by row, because the last ones may have pairs.
     """
 
     name: str
@@ -84,6 +104,8 @@ class EngineConfig:
     tables: bool = True
     elementwise: bool = True
     multiplier: bool = True
+    multiply: str = "portable"
+    logic_elements: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -120,6 +142,10 @@ class EngineConfig:
             )
         if self.window_pixels and not (_is_power_of_two(self.window_pixels) and 8 <= self.window_pixels <= 256):
             raise ConfigError(f"window_pixels must be 0 or a power of two from 8 to 256, not {self.window_pixels}")
+        if self.multiply not in list(Multiply):
+            raise ConfigError(f"multiply must be one of {', '.join(Multiply)}, not {self.multiply!r}")
+        if not 0 <= self.logic_elements <= self.macs_per_cycle:
+            raise ConfigError(f"logic_elements must be from 0 to {self.macs_per_cycle}, not {self.logic_elements}")
 
     @property
     def window_lines(self) -> int:
@@ -156,7 +182,7 @@ class EngineConfig:
     @property
     def digest(self) -> int:
         """64-bit digest of everything that a program depends on."""
-        body = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
+        body = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _OUTSIDE}
         return int.from_bytes(hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()[:8], "little")
 
     def as_dict(self) -> dict[str, Any]:
@@ -188,6 +214,9 @@ class EngineConfig:
         except ConfigError as error:
             raise ConfigError(f"{origin}: {error}") from None
 
+
+#: Fields that no program depends on.
+_OUTSIDE = ("name", "multiply", "logic_elements")
 
 _ARTICLES = {str: "a string", int: "an integer", bool: "true or false"}
 

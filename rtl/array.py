@@ -6,12 +6,13 @@ from amaranth import *
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from accel.config import Multiply
 from accel.isa import WINDOW_TAPS
-from rtl.pe import PE, sum_width
+from rtl.pe import PE, PairPE, sum_width
 
 __all__ = ["SystolicArray"]
 
-#: Cycles from ``i_lag`` until the first byte that it delays is taken: down a block's rows, two cycles each, and out of the line.
+#: Cycles from ``i_lag`` until the row below a block takes by it: a pixel's sums come down the block's rows, a cycle each.
 _LINE_LATENCY = WINDOW_TAPS
 
 
@@ -33,7 +34,12 @@ class SystolicArray(wiring.Component):
     lines
         Blocks with a vertical path; 0 for none.
     depth
-        Bytes of a line buffer: a power of two above the largest lag. At most two columns share nothing, so it is best small.
+        Bytes of a line buffer: a power of two above the largest lag. Columns share none, so there is one for every column between
+        two blocks.
+    form
+        How elements multiply. In pairs only those below the vertical path do, and in an odd column the last alone.
+    logic_elements
+        Elements that multiply in logic instead: the first ones, row by row.
 
     Members
     -------
@@ -55,11 +61,22 @@ class SystolicArray(wiring.Component):
         For each column, skewed by one cycle a column.
     """
 
-    def __init__(self, *, rows: int, columns: int, lines: int = 0, depth: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        rows: int,
+        columns: int,
+        lines: int = 0,
+        depth: int = 0,
+        form: Multiply = Multiply.PORTABLE,
+        logic_elements: int = 0,
+    ) -> None:
         self.rows = rows
         self.columns = columns
         self.lines = lines
         self.depth = depth
+        self.form = form
+        self.logic_elements = logic_elements
         self.width = sum_width(rows)
         super().__init__(
             {
@@ -76,45 +93,73 @@ class SystolicArray(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        vertical_rows = self.lines * WINDOW_TAPS
         places = self._places(m) if self.lines > 1 else []
         # what travels to the right with the activations, a bit for each row
-        swap: Value = self.i_swap
-        shift: Value = self.i_shift
-        vertical: Value = self.i_vertical
-        left: list[Value] = [self.i_activations[r] for r in range(self.rows)]
-        for c in range(self.columns):
-            above: PE | None = None
-            for r in range(self.rows):
-                pe = PE(width=self.width, vertical=r < vertical_rows)
-                m.submodules[f"pe_{r}_{c}"] = pe
+        swaps: list[Value] = [self.i_swap]
+        shifts: list[Value] = [self.i_shift]
+        verticals: list[Value] = [self.i_vertical]
+        for c in range(self.columns - 1):
+            swaps.append(_later(m, swaps[-1], f"swap_{c}"))
+            shifts.append(_later(m, shifts[-1], f"shift_{c}"))
+            if self.lines:
+                verticals.append(_later(m, verticals[-1], f"vertical_{c}"))
+        # what moves down, for each column
+        sums: list[Value] = [C(0, signed(self.width))] * self.columns
+        weights: list[Value] = [self.i_weights[c] for c in range(self.columns)]
+        below: list[Value] = [self.i_tops[c] for c in range(self.columns)]
+        for r in range(self.rows):
+            vertical = r < self.lines * WINDOW_TAPS
+            activation: Value = self.i_activations[r]
+            c = 0
+            while c < self.columns:
+                if self._paired(r, c):
+                    m.submodules[f"pe_{r}_{c}"] = pair = PairPE(width=self.width)
+                    m.d.comb += [
+                        pair.i_activation.eq(activation),
+                        pair.i_swap.eq(swaps[c][r]),
+                        pair.i_shifts.eq(Cat(shifts[c][r], shifts[c + 1][r])),
+                        *(pair.i_weights[n].eq(weights[c + n]) for n in range(2)),
+                        *(pair.i_sums[n].eq(sums[c + n]) for n in range(2)),
+                    ]
+                    activation = pair.o_activation
+                    weights[c : c + 2] = [pair.o_weights[n] for n in range(2)]
+                    sums[c : c + 2] = [pair.o_sums[n] for n in range(2)]
+                    c += 2
+                    continue
+                m.submodules[f"pe_{r}_{c}"] = pe = PE(width=self.width, vertical=vertical, form=self._form(r, c))
                 m.d.comb += [
-                    pe.i_activation.eq(left[r]),
-                    pe.i_swap.eq(swap[r]),
-                    pe.i_shift.eq(shift[r]),
-                    pe.i_weight.eq(self.i_weights[c] if above is None else above.o_weight),
+                    pe.i_activation.eq(activation),
+                    pe.i_swap.eq(swaps[c][r]),
+                    pe.i_shift.eq(shifts[c][r]),
+                    pe.i_weight.eq(weights[c]),
+                    pe.i_sum.eq(sums[c]),
                 ]
-                if above is not None:
-                    m.d.comb += pe.i_sum.eq(above.o_sum)
-                if pe.vertical:
-                    m.d.comb += pe.i_vertical.eq(vertical[r])
-                    if above is None:
-                        m.d.comb += pe.i_above.eq(self.i_tops[c])
-                    elif r % WINDOW_TAPS:
-                        m.d.comb += pe.i_above.eq(above.o_below)
-                    else:
-                        write_at, read_at = places[r - WINDOW_TAPS + c]
-                        m.d.comb += pe.i_above.eq(self._line(m, f"line_{r}_{c}", above.o_below, write_at, read_at))
-                left[r] = pe.o_activation
-                above = pe
-            assert above is not None
-            m.d.comb += self.o_sums[c].eq(above.o_sum)
-            if c < self.columns - 1:
-                swap = _later(m, swap, f"swap_{c}")
-                shift = _later(m, shift, f"shift_{c}")
-                if self.lines:
-                    vertical = _later(m, vertical, f"vertical_{c}")
+                if vertical:
+                    above = below[c]
+                    if r and r % WINDOW_TAPS == 0:
+                        above = self._line(m, f"line_{r}_{c}", above, *places[r - WINDOW_TAPS + c])
+                    m.d.comb += [pe.i_vertical.eq(verticals[c][r]), pe.i_above.eq(above)]
+                    below[c] = pe.o_below
+                activation, weights[c], sums[c] = pe.o_activation, pe.o_weight, pe.o_sum
+                c += 1
+        m.d.comb += [self.o_sums[c].eq(sums[c]) for c in range(self.columns)]
         return m
+
+    def _form(self, row: int, column: int) -> Multiply:
+        """Return how an element multiplies that shares its multiplier with none."""
+        if row * self.columns + column < self.logic_elements:
+            return Multiply.LOGIC
+        return Multiply.PORTABLE if self.form == Multiply.PAIRS else self.form
+
+    def _paired(self, row: int, column: int) -> bool:
+        """Return whether an element shares its multiplier with the one on its right: their activations must be the same."""
+        return (
+            self.form == Multiply.PAIRS
+            and row >= self.lines * WINDOW_TAPS
+            and column % 2 == 0
+            and column + 1 < self.columns
+            and row * self.columns + column >= self.logic_elements
+        )
 
     def _places(self, m: Module) -> list[tuple[Signal, Signal]]:
         """Return where line buffers are written and read: for column 0 below the first block, and for every cycle after that."""

@@ -6,7 +6,7 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from accel.config import EngineConfig
+from accel.config import EngineConfig, Multiply
 from accel.isa import INSTRUCTION_BYTES, Error, UnitState
 from rtl.accumulators import Accumulators
 from rtl.array import SystolicArray
@@ -112,7 +112,12 @@ class Core(wiring.Component):
         m.submodules.scratchpad = scratchpad = Scratchpad(rows=config.rows, depth=config.scratchpad_words)
         m.submodules.weights = weights = WeightMemory(columns=config.columns, depth=config.weight_words)
         m.submodules.array = array = SystolicArray(
-            rows=config.rows, columns=config.columns, lines=config.window_lines, depth=config.window_pixels
+            rows=config.rows,
+            columns=config.columns,
+            lines=config.window_lines,
+            depth=config.window_pixels,
+            form=Multiply(config.multiply),
+            logic_elements=config.logic_elements,
         )
         m.submodules.accumulators = accumulators = Accumulators(
             rows=config.rows,

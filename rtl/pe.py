@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from amaranth import *
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["PE", "sum_width"]
+from accel.config import Multiply
+from rtl.multiply import Multiplier, PairMultiplier
+
+__all__ = ["PE", "PairPE", "sum_width"]
 
 
 def sum_width(rows: int) -> int:
@@ -39,6 +42,8 @@ class PE(wiring.Component):
         Bits of a sum.
     vertical
         Whether there is a path from above.
+    form
+        How it multiplies.
 
     Members
     -------
@@ -56,9 +61,10 @@ class PE(wiring.Component):
         Partial sums moving down.
     """
 
-    def __init__(self, *, width: int, vertical: bool = False) -> None:
+    def __init__(self, *, width: int, vertical: bool = False, form: Multiply = Multiply.PORTABLE) -> None:
         self.width = width
         self.vertical = vertical
+        self.form = form
         path = {"i_above": In(signed(8)), "i_vertical": In(1), "o_below": Out(signed(8))}
         super().__init__(
             {
@@ -76,31 +82,102 @@ class PE(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        activation = Signal(signed(8), reset_less=True)
-        weight = Signal(signed(8), reset_less=True)
+        m.submodules.multiplier = multiplier = Multiplier(form=self.form)
         shadow = Signal(signed(8), reset_less=True)
-        product = Signal(signed(16), reset_less=True)
         total = Signal(signed(self.width), reset_less=True)
 
-        m.d.sync += [
-            activation.eq(self.i_activation),
-            product.eq(activation * weight),
-            # width is chosen so that this cannot overflow
-            total.eq(self.i_sum + product),
+        m.d.comb += [
+            multiplier.i_a.eq(self.i_activation),
+            multiplier.i_b.eq(shadow),
+            multiplier.i_take.eq(self.i_swap),
         ]
         if self.vertical:
             below = Signal(signed(8), reset_less=True)
-            m.d.sync += below.eq(activation)
+            m.d.sync += below.eq(multiplier.o_a)
             m.d.comb += self.o_below.eq(below)
             with m.If(self.i_vertical):
-                m.d.sync += activation.eq(self.i_above)
-        with m.If(self.i_swap):
-            m.d.sync += weight.eq(shadow)
+                m.d.comb += multiplier.i_a.eq(self.i_above)
         with m.If(self.i_shift):
             m.d.sync += shadow.eq(self.i_weight)
+        # width is chosen so that this cannot overflow
+        m.d.sync += total.eq(self.i_sum + multiplier.o_product)
         m.d.comb += [
-            self.o_activation.eq(activation),
+            self.o_activation.eq(multiplier.o_a),
             self.o_weight.eq(shadow),
             self.o_sum.eq(total),
+        ]
+        return m
+
+
+class PairPE(wiring.Component):
+    """Two neighbours of a row on one multiplier: in every cycle what two :class:`PE` without a vertical path do.
+
+    The second element's activation is the first one's of a cycle ago. So both products are made for the first element, and the
+    second one waits for a cycle. Its weight is then needed a cycle early, when its shadow may just be on its way, and is taken from
+    there.
+
+    Parameters
+    ----------
+    width
+        Bits of a sum.
+
+    Members
+    -------
+    i_activation, o_activation
+        int8, moving right; two cycles.
+    i_swap
+        As the first element gets it; there is none of the second's.
+    i_weights, o_weights, i_shifts, i_sums, o_sums
+        Of both, as those of :class:`PE`.
+    """
+
+    def __init__(self, *, width: int) -> None:
+        self.width = width
+        bytes_of_both = data.ArrayLayout(signed(8), 2)
+        sums_of_both = data.ArrayLayout(signed(width), 2)
+        super().__init__(
+            {
+                "i_activation": In(signed(8)),
+                "i_swap": In(1),
+                "i_weights": In(bytes_of_both),
+                "i_shifts": In(2),
+                "i_sums": In(sums_of_both),
+                "o_activation": Out(signed(8)),
+                "o_weights": Out(bytes_of_both),
+                "o_sums": Out(sums_of_both),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.multiplier = multiplier = PairMultiplier()
+
+        def register(shape: Shape, name: str) -> Signal:
+            return Signal(shape, name=name, reset_less=True)
+
+        activation = register(signed(8), "activation")
+        shadows = [register(signed(8), f"shadow_{n}") for n in range(2)]
+        totals = [register(signed(self.width), f"total_{n}") for n in range(2)]
+        high, borrow = register(signed(16), "high"), register(unsigned(1), "borrow")
+
+        for n, shadow in enumerate(shadows):
+            with m.If(self.i_shifts[n]):
+                m.d.sync += shadow.eq(self.i_weights[n])
+            m.d.comb += [self.o_weights[n].eq(shadow), self.o_sums[n].eq(totals[n])]
+        m.d.comb += [
+            multiplier.i_a.eq(self.i_activation),
+            multiplier.i_bs[0].eq(shadows[0]),
+            # the shift of this cycle is the last of the second shadow's: the next weights come with its own swap at the earliest
+            multiplier.i_bs[1].eq(Mux(self.i_shifts[1], self.i_weights[1], shadows[1])),
+            multiplier.i_take.eq(self.i_swap),
+            self.o_activation.eq(activation),
+        ]
+        m.d.sync += [
+            activation.eq(multiplier.o_a),
+            high.eq(multiplier.o_high),
+            borrow.eq(multiplier.o_borrow),
+            # width is chosen so that these cannot overflow
+            totals[0].eq(self.i_sums[0] + multiplier.o_low),
+            totals[1].eq(self.i_sums[1] + high + borrow),
         ]
         return m

@@ -2,45 +2,70 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from amaranth._toolchain.yosys import find_yosys  # as in sim.export
-from amaranth_boards.ulx3s import ULX3S_25F_Platform
 
 from accel.board import BoardError, Settings, identity
 from accel.config import EngineConfig
-from accel.program import Program
+from accel.program import MemoryTiming, Program
 from sim.export import with_plain_names, without_zeros
 
-__all__ = ["TOP", "BoardDesign", "board_design"]
+__all__ = ["TOP", "BoardDesign", "board_design", "clock_below"]
 
 #: Name of the top module.
 TOP = "systolith_board"
 
-#: Multipliers of an LFE5U-25F, and how many of them a requantiser's lane takes: 32 by 31 bits of 18 by 18.
-_MULTIPLIERS, _LANE_MULTIPLIERS = 28, 4
+#: Bytes that an ECP5's block RAM of 18 Kb holds.
+_BLOCK_BYTES = 2048
+
+#: Words of the accumulators up to which look-up tables hold them: block RAM would be a thirty-second full.
+_SHALLOW = 64
+
+#: How much faster than its clock placer and router are told to make a design, so that they do not rest when they are just there.
+_AIM = 1.5
 
 
 class BoardDesign(NamedTuple):
-    """A design: ``verilog``, whose top module :data:`TOP` instantiates Lattice's pads and PLL; ``constraints``, its LPF file; and
-    ``synthesis``, the Yosys commands that make a netlist of it which fits."""
+    """A design: ``verilog``, whose top module :data:`TOP` instantiates Lattice's pads and PLL; ``constraints``, its LPF file;
+    ``before``, the commands of Yosys that go before ``synth_ecp5``, and ``options`` of that one, which make a netlist of it that
+    fits; ``memory``, the time that its memory keeps."""
 
     verilog: str
     constraints: str
-    synthesis: tuple[str, ...]
+    before: tuple[str, ...]
+    options: str
+    memory: MemoryTiming
 
 
-def board_design(program: Program, settings: Settings) -> BoardDesign:
-    """Return a program on an engine with its own memory, as a design for a ULX3S with LFE5U-25F.
+def clock_below(frequency: float) -> int | None:
+    """Return the fastest clock that the PLL can make and that is not above ``frequency``, in whole MHz but given in Hz."""
+    from rtl.board.ulx3s import pll_dividers
 
-    Raises :class:`~accel.board.BoardError` for a clock that its PLL cannot make.
+    clocks = (mhz * 1_000_000 for mhz in range(int(frequency / 1e6), 0, -1))
+    return next((clock for clock in clocks if pll_dividers(clock) is not None), None)
+
+
+def board_design(program: Program, settings: Settings, *, platform: Any, blocks: int) -> BoardDesign:
+    """Return a program on an engine with its own memory, as a design for a ULX3S.
+
+    ``platform`` is that of ``amaranth_boards.ulx3s`` with the board's device, which has so many ``blocks`` of RAM.
+
+    Raises :class:`~accel.board.BoardError` for a clock that its PLL cannot make, and for a program that block RAM cannot hold.
     """
+    from rtl.board.memory import LATENCY
     from rtl.board.system import System
     from rtl.board.ulx3s import OSCILLATOR, Ulx3s, pll_dividers
 
     if pll_dividers(settings.clock) is None:
         raise BoardError(
             f"the PLL cannot make {settings.clock} Hz of the board's {OSCILLATOR} Hz; take a multiple of 5 MHz from 10 to 400 MHz"
+        )
+    wanted = -(-program.memory_bytes // _BLOCK_BYTES)
+    if wanted > blocks:
+        raise BoardError(
+            f"{program.network} takes {program.memory_bytes:,} bytes of memory, which are {wanted:,} block RAMs, and "
+            f"{platform.device} has {blocks}; take a smaller network, or a larger board"
         )
     system = System(
         program.config,
@@ -50,7 +75,7 @@ def board_design(program: Program, settings: Settings) -> BoardDesign:
         divisor=settings.divisor,
         silence=settings.silence,
     )
-    plan = ULX3S_25F_Platform().prepare(Ulx3s(system, frequency=settings.clock), TOP)
+    plan = platform.prepare(Ulx3s(system, frequency=settings.clock), TOP)
     script = [
         f"read_rtlil <<rtlil\n{plan.files[f'{TOP}.il']}\nrtlil",
         "proc -norom",
@@ -63,25 +88,17 @@ def board_design(program: Program, settings: Settings) -> BoardDesign:
     ]
     yosys = find_yosys(lambda version: version >= (0, 40))
     text = yosys.run(["-q", "-"], "\n".join(script), ignore_warnings=True)
-    constraints = str(plan.files[f"{TOP}.lpf"])
-    return BoardDesign(with_plain_names(without_zeros(text)), constraints, _synthesis(program.config))
-
-
-def _synthesis(config: EngineConfig) -> tuple[str, ...]:
-    """Return the commands of Yosys after the design was read.
-
-    Accumulators become look-up tables, because block RAM is full; and the products for which there is no multiplier become Booth
-    multipliers, as many as must.
-    """
-    elements = [(row, column) for row in range(config.rows) for column in range(config.columns)]
-    without = elements[max(0, _MULTIPLIERS - _LANE_MULTIPLIERS * config.lanes) :]
-    booth = [f"booth {' '.join(f'*_array_pe_{row}_{column}' for row, column in without)}"] if without else []
-    return (
-        f"hierarchy -top {TOP}",
-        'setattr -set ram_style "distributed" *_core_accumulators/m:*',
-        "proc",
-        "opt_clean",
-        "wreduce *_array_pe_*",
-        *booth,
-        f"synth_ecp5 -nowidelut -top {TOP}",
+    return BoardDesign(
+        verilog=with_plain_names(without_zeros(text)),
+        constraints=f'{plan.files[f"{TOP}.lpf"]}\nFREQUENCY NET "clk" {_AIM * settings.clock / 1e6:g} MHZ;\n',
+        before=_before(program.config),
+        options="-nowidelut",
+        memory=MemoryTiming(latency=LATENCY),
     )
+
+
+def _before(config: EngineConfig) -> tuple[str, ...]:
+    """Return the commands of Yosys after the design was read and before it is synthesised: small accumulators are no block RAM."""
+    shallow = config.accumulator_words <= _SHALLOW
+    distributed = ['setattr -set ram_style "distributed" *_core_accumulators/m:*'] if shallow else []
+    return (f"hierarchy -top {TOP}", *distributed)

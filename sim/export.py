@@ -17,13 +17,16 @@ from amaranth._toolchain.yosys import find_yosys  # what amaranth.back.verilog c
 from amaranth.back import rtlil, verilog
 from amaranth.hdl import Value
 
-from accel.config import EngineConfig
+from accel.config import EngineConfig, Multiply
 from accel.errors import SystolithError
 
-__all__ = ["KINDS", "PRODUCT", "Port", "ports_of", "product_of", "verilog_of", "with_plain_names", "without_zeros"]
+__all__ = ["KINDS", "MULTIPLIER", "PRODUCT", "Port", "ports_of", "product_of", "verilog_of", "with_plain_names", "without_zeros"]
 
 #: Name of the product's top module; its other modules' names begin with it.
 PRODUCT = "systolith"
+
+#: Model of the multiplier that an engine for ECP5 instantiates.
+MULTIPLIER = Path(__file__).with_name("mult18x18d.v")
 
 #: Internal attributes of Amaranth and Yosys: of no use to whoever reads or builds the product.
 _INTERNAL = ("generator", "top", "src", "amaranth.hierarchy", "amaranth.decoding")
@@ -42,11 +45,12 @@ class Port(NamedTuple):
 
 
 def verilog_of(config: EngineConfig) -> str:
-    """Return the engine's Verilog as it is simulated: top module ``engine``, with trace ports."""
+    """Return the engine's Verilog as it is simulated: top module ``engine``, with trace ports, and the cells in it."""
     from rtl.engine import Engine
 
     component = Engine(config, trace=True)
-    return without_zeros(verilog.convert(component, name="engine", emit_src=False, strip_internal_attrs=True))
+    text = without_zeros(verilog.convert(component, name="engine", emit_src=False, strip_internal_attrs=True))
+    return text + (MULTIPLIER.read_text(encoding="utf-8") if config.multiply == Multiply.ECP5 else "")
 
 
 def product_of(component: Any) -> str:

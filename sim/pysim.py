@@ -12,7 +12,7 @@ import numpy.typing as npt
 from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.sim import Simulator
 
-from accel.config import EngineConfig
+from accel.config import EngineConfig, Multiply
 from accel.isa import UnitState
 from accel.program import UNITS, Bytes, MemoryTiming, Program, RunResult
 from sim.harness import (
@@ -23,6 +23,7 @@ from sim.harness import (
     MEMORY_OUTPUTS,
     Outcome,
     Progress,
+    SimulationError,
     Step,
     StepKind,
     Stuck,
@@ -40,9 +41,14 @@ _CHUNK = 256
 
 
 def engine_component(config: EngineConfig) -> Any:
-    """Return the engine's description."""
+    """Return the engine's description. Refuses one with cells of a vendor, of which Amaranth's simulator has no models."""
     from rtl.engine import Engine
 
+    if config.multiply == Multiply.ECP5:
+        raise SimulationError(
+            f"{config.name}: Amaranth's simulator knows no MULT18X18D; take the backend verilator, or multiply = 'portable', "
+            "which runs the same programs"
+        )
     return Engine(config, trace=True)
 
 

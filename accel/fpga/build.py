@@ -6,13 +6,28 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from accel.config import PRESETS, EngineConfig
+from accel.config import PRESETS, EngineConfig, Multiply
 from accel.fpga.devices import KINDS, Device
 from accel.fpga.errors import DoesNotFitError, FpgaError
-from accel.fpga.flow import Netlist, Resource, Route, area, place_and_route, synthesise, tools_of, with_harness
+from accel.fpga.flow import Netlist, Resource, Route, area, pack, place_and_route, synthesise, tools_of, with_harness
 from accel.fpga.harness import Port
+from accel.isa import WINDOW_TAPS
 
-__all__ = ["Build", "Product", "Stage", "area_of_core", "build_core", "candidates", "choose", "excess"]
+__all__ = [
+    "Build",
+    "Design",
+    "DesignBuild",
+    "Product",
+    "Stage",
+    "TooSlowError",
+    "area_of_core",
+    "build_core",
+    "build_design",
+    "candidates",
+    "choose",
+    "excess",
+    "suited",
+]
 
 #: Returns a configuration's core: Verilog, and ports.
 Product = Callable[[EngineConfig], tuple[str, Sequence[Port]]]
@@ -22,6 +37,45 @@ Stage = Callable[[str], None]
 
 #: Top module of the core.
 _TOP = "systolith"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """A whole design: Verilog with its top module, constraints of its pins, and what :func:`synthesise` is to be told.
+
+    ``clock`` in MHz is what it runs at.
+    """
+
+    verilog: str
+    top: str
+    constraints: str
+    before: tuple[str, ...]
+    options: str
+    clock: float
+
+
+@dataclass(frozen=True)
+class DesignBuild:
+    """A design on a device: what it takes, the ``routes`` that were made of it, the last of which keeps its clock, and the
+    bitstream of that one by the suffixes of its files."""
+
+    design: Design
+    device: Device
+    resources: Mapping[str, Resource]
+    routes: tuple[Route, ...]
+    bitstream: Mapping[str, bytes]
+    tools: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything but the bitstream as plain values; frequencies in MHz, delays in nanoseconds."""
+        return {
+            "device": self.device.part,
+            "resources": _resources_as_dict(self.resources),
+            "clock_mhz": self.design.clock,
+            **_routes_as_dict(self.routes, self.routes[-1]),
+            "notes": list(self.device.notes),
+            "tools": list(self.tools),
+        }
 
 
 @dataclass(frozen=True)
@@ -53,31 +107,100 @@ class Build:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values; frequencies in MHz, delays in nanoseconds."""
-        best = self.best
         return {
             "device": self.device.part,
             "config": self.config.as_dict(),
-            "resources": {kind: {"used": r.used, "available": r.available} for kind, r in self.resources.items()},
+            "resources": _resources_as_dict(self.resources),
             "harness": dict(self.harness),
-            "seeds": [{"seed": route.seed, "fmax_mhz": route.fmax} for route in self.routes],
-            "fmax_mhz": None if best is None else best.fmax,
-            "best_seed": None if best is None else best.seed,
-            "critical_path": None
-            if best is None
-            else {
-                "from": best.path.start,
-                "to": best.path.end,
-                "delay_ns": best.path.delay,
-                "logic_ns": best.path.share("clk-to-q", "logic", "setup"),
-                "routing_ns": best.path.share("routing"),
-                "hops": [{"kind": h.kind, "delay_ns": h.delay, "to": h.to, "cell": h.cell} for h in best.path.hops],
-            },
+            **_routes_as_dict(self.routes, self.best),
             "network": self.network,
             "cycles": self.cycles,
             "images_per_second": self.images_per_second,
             "notes": list(self.device.notes),
             "tools": list(self.tools),
         }
+
+
+def _resources_as_dict(resources: Mapping[str, Resource]) -> dict[str, Any]:
+    return {kind: {"used": found.used, "available": found.available} for kind, found in resources.items()}
+
+
+def _routes_as_dict(routes: Sequence[Route], best: Route | None) -> dict[str, Any]:
+    return {
+        "seeds": [{"seed": route.seed, "fmax_mhz": route.fmax} for route in routes],
+        "fmax_mhz": None if best is None else best.fmax,
+        "best_seed": None if best is None else best.seed,
+        "critical_path": None
+        if best is None
+        else {
+            "from": best.path.start,
+            "to": best.path.end,
+            "delay_ns": best.path.delay,
+            "logic_ns": best.path.share("clk-to-q", "logic", "setup"),
+            "routing_ns": best.path.share("routing"),
+            "hops": [{"kind": h.kind, "delay_ns": h.delay, "to": h.to, "cell": h.cell} for h in best.path.hops],
+        },
+    }
+
+
+class TooSlowError(FpgaError):
+    """A design that was routed and does not keep its clock. ``reached`` in MHz is what its fastest route does."""
+
+    def __init__(self, sentence: str, reached: float) -> None:
+        super().__init__(sentence)
+        self.reached = reached
+
+
+def build_design(design: Design, device: Device, *, seeds: Iterable[int], stage: Stage) -> DesignBuild:
+    """Synthesise a design, place and route it from one seed after the other until its clock is kept, and make its bitstream.
+
+    Raises :class:`DoesNotFitError`; :class:`TooSlowError` when no seed leads to the clock, for there is no bitstream of a design
+    that does not keep its timing; and :class:`FpgaError` when a tool is missing or fails.
+    """
+    stage(f"synthesising {design.top} for {device.part} (kept afterwards)")
+    netlist = synthesise(design.verilog, design.top, device, pads=True, before=design.before, options=design.options)
+    stage(f"packing {design.top} for {device.part}")
+    resources = area(netlist, device)
+    if short := excess(resources):
+        raise DoesNotFitError(f"the design does not fit {device.part}: it takes {' and '.join(short)}; take a larger board")
+    routes: list[Route] = []
+    for seed in seeds:
+        stage(f"placing and routing {design.top} for {design.clock:g} MHz on {device.part} from seed {seed} (kept afterwards)")
+        routes.append(place_and_route(netlist, device, seed=seed, constraints=design.constraints))
+        if routes[-1].fmax >= design.clock:
+            break
+    else:
+        best = max(routes, key=lambda route: route.fmax)
+        tried = ", ".join(str(route.seed) for route in routes)
+        raise TooSlowError(
+            f"no bitstream was made: the design's clock is {design.clock:g} MHz, and what was routed on {device.part} reaches "
+            f"{best.fmax:.1f} MHz ({'the best of seeds' if len(routes) > 1 else 'seed'} {tried}), "
+            f"limited from {best.path.start} to {best.path.end}",
+            best.fmax,
+        )
+    stage("making the bitstream")
+    return DesignBuild(design, device, resources, tuple(routes), pack(routes[-1], device), tools_of(device))
+
+
+#: Multipliers of a device, of 18 by 18 or 25 by 18 bits, that a requantiser's lane takes for its 32 by 31 bits.
+_LANE_MULTIPLIERS = 4
+
+
+def suited(config: EngineConfig, device: Device) -> EngineConfig:
+    """Return the configuration with multipliers as the device has them, and those that it has not in logic.
+
+    One that says how its elements multiply is left as it is, and so are all for a device of which nothing is known here.
+    """
+    if config.multiply != Multiply.PORTABLE or config.logic_elements or device.capacity is None:
+        return config
+    there = device.capacity["dsps"] - (_LANE_MULTIPLIERS * config.lanes if config.multiplier else 0)
+    if device.family == "ecp5":
+        return replace(config, multiply=Multiply.ECP5.value, logic_elements=max(0, config.macs_per_cycle - max(0, there)))
+    if config.macs_per_cycle <= there:
+        return config  # synthesis takes the portable form whole
+    pairs = (config.rows - config.window_lines * WINDOW_TAPS) * (config.columns // 2)
+    alone = max(0, config.macs_per_cycle - pairs - there)
+    return replace(config, multiply=Multiply.PAIRS.value, logic_elements=min(config.macs_per_cycle, alone))
 
 
 def area_of_core(config: EngineConfig, device: Device, product: Product, stage: Stage) -> tuple[Netlist, dict[str, Resource]]:
@@ -97,6 +220,7 @@ def build_core(
     Raises :class:`DoesNotFitError`, which names the largest preset that fits, and :class:`FpgaError` when a tool is missing or a
     route fails.
     """
+    config = suited(config, device)
     core, resources = area_of_core(config, device, product, stage)
     if short := excess(resources):
         raise DoesNotFitError(_too_large(config, device, short, product, stage))
@@ -123,7 +247,8 @@ def excess(resources: Mapping[str, Resource]) -> list[str]:
 def _too_large(config: EngineConfig, device: Device, short: Sequence[str], product: Product, stage: Stage) -> str:
     needs = f"{config.name} does not fit {device.part}: it takes {' and '.join(short)}"
     for smaller in sorted(PRESETS.values(), key=lambda preset: -preset.macs_per_cycle):
-        if smaller.macs_per_cycle < config.macs_per_cycle and not excess(area_of_core(smaller, device, product, stage)[1]):
+        fitted = suited(smaller, device)
+        if smaller.macs_per_cycle < config.macs_per_cycle and not excess(area_of_core(fitted, device, product, stage)[1]):
             return f"{needs}; the largest preset that fits is {smaller.name}, and --fit finds what lies between"
     return f"{needs}; no smaller preset fits it either, so take a larger part"
 
@@ -149,12 +274,13 @@ _SHARED = 2
 
 
 def choose(options: Sequence[tuple[EngineConfig, int]], device: Device, *, product: Product, stage: Stage) -> EngineConfig:
-    """Return the fastest configuration that fits; ``options`` are configurations, each with the cycles that it takes.
+    """Return the fastest configuration that fits, suited to the device; ``options`` are configurations with the cycles they take.
 
     Of equally fast ones it is that with the smaller array. Raises :class:`DoesNotFitError` when none fits.
     """
     if not options:
         raise FpgaError(f"no configuration that is tried for {device.part} runs this network; give one with --config")
+    options = [(suited(config, device), cycles) for config, cycles in options]
     smallest = min((config for config, _ in options), key=lambda config: config.macs_per_cycle)
     resources = area_of_core(smallest, device, product, stage)[1]
     if short := excess(resources):

@@ -40,7 +40,7 @@ class Device:
     notes
         What a reader of results has to know, in sentences.
     capacity
-        What it holds, by :data:`KINDS`, where no tool tells.
+        What it holds, by :data:`KINDS`, where it is asked for before a tool tells, or none does.
     """
 
     part: str
@@ -143,6 +143,9 @@ def load_board(name: str) -> Board:
 
 #: Names of nextpnr for the packages of ECP5, by those in part numbers.
 _ECP5_PACKAGES = {"BG256": "CABGA256", "MG285": "CSFBGA285", "BG381": "CABGA381", "BG554": "CABGA554", "BG756": "CABGA756"}
+#: LUTs (which are as many as flip-flops), multipliers of 18 by 18 bits and block RAMs of 18 Kb: ECP5 Family Data Sheet
+#: FPGA-DS-02012, table 1.1, whose thousands of LUTs are exact here. Of the 12F it is the 25F's, as the tools have it.
+_ECP5 = {"12": (24288, 28, 56), "25": (24288, 28, 56), "45": (43848, 72, 108), "85": (83640, 156, 208)}
 _ECP5_SERIES = {"U": "", "UM": "um-", "UM5G": "um5g-"}
 
 #: nextpnr's options and Yosys's device for the parts of iCE40, and what nextpnr appends to the package.
@@ -197,6 +200,7 @@ def _ecp5(part: str) -> Device | None:
         raise FpgaError(f"{part}: there is no LFE5{series}-12F; the smallest is LFE5{series}-25F")
     if series == "UM5G" and speed != "8":
         raise FpgaError(f"{part}: LFE5UM5G parts are of speed grade 8 only")
+    luts, multipliers, memories = _ECP5[size]
     notes: tuple[str, ...] = ()
     if size == "12":
         notes = ("LFE5U-12F is the die of the 25F with half of it sold; nextpnr uses, and reports, the whole.",)
@@ -206,6 +210,7 @@ def _ecp5(part: str) -> Device | None:
         synthesis="synth_ecp5",
         place=(f"--{_ECP5_SERIES[series]}{size}k", "--package", _ECP5_PACKAGES[package], "--speed", speed),
         notes=notes,
+        capacity={"luts": luts, "ffs": luts, "dsps": multipliers, "brams": memories},
     )
 
 

@@ -101,24 +101,30 @@ def tools_of(device: Device) -> tuple[str, ...]:
     return tuple(tool_version(name) for name in names)
 
 
-def synthesise(verilog: str, top: str, device: Device, *, pads: bool = False) -> Netlist:
+def synthesise(
+    verilog: str, top: str, device: Device, *, pads: bool = False, before: Sequence[str] = (), options: str = ""
+) -> Netlist:
     """Return Verilog as a netlist for the family of ``device``; ``pads`` for a whole design, whose ports are pins.
 
+    ``before`` are commands of Yosys that go before its command for the device, and ``options`` are more options of that one.
     Raises :class:`FpgaError` when Yosys is missing or refuses.
     """
-    command = f"{device.synthesis} -top {top}"
+    command = f"{device.synthesis} -top {top}{f' {options}' if options else ''}"
     if not pads:
         command += {"gowin": " -noiopads", "xilinx": " -noiopad -noclkbuf"}.get(device.family, "")
+    command = "\n".join([*before, command])
 
     def make(place: Path) -> None:
         (place / "design.v").write_text(verilog, encoding="utf-8")
-        script = f"read_verilog design.v; {command}; tee -q -o cells.json stat -json; write_json netlist.json"
+        script = f"read_verilog design.v\n{command}\ntee -q -o cells.json stat -json\nwrite_json netlist.json\n"
+        (place / "design.ys").write_text(script, encoding="utf-8")
         refusal = f"{top} could not be synthesised for {device.part}"
-        output = run_tool(refusal, _YOSYS, ["-q", "-p", script], place)
+        output = run_tool(refusal, _YOSYS, ["-q", "design.ys"], place)
         if conflict := re.search(r"Driver-driver conflict for \\?(\S+)", output):
             # Yosys goes on with a constant: logic would be gone and no one told. Packing into SB_MAC16 does that to some registers.
             raise FpgaError(f"{refusal}: {_YOSYS} drives {conflict[1]} twice, which is an error of its packing of multipliers")
         (place / "design.v").unlink()
+        (place / "design.ys").unlink()
 
     return _netlist(cached("fpga", digest_of((tool_version(_YOSYS), command, verilog)), make), top)
 
@@ -171,17 +177,27 @@ def area(netlist: Netlist, device: Device) -> dict[str, Resource]:
 
 
 def place_and_route(
-    netlist: Netlist, device: Device, *, seed: int, pins: Mapping[str, Pin] | None = None, clocks: Mapping[str, float] | None = None
+    netlist: Netlist,
+    device: Device,
+    *,
+    seed: int,
+    pins: Mapping[str, Pin] | None = None,
+    clocks: Mapping[str, float] | None = None,
+    constraints: str | None = None,
 ) -> Route:
     """Place and route a design from a seed.
 
     ``pins`` says where ports go; nextpnr chooses for those that are not in it (not on Gowin). ``clocks`` are the frequencies of
-    clock ports, in MHz, if they differ from what placer and router aim at anyway.
+    clock ports, in MHz, if they differ from what placer and router aim at anyway. ``constraints`` take the place of both: a
+    whole file of the family's kind, in which a port that it does not mention is an error.
     Raises :class:`FpgaError` when it cannot be placed or routed.
     """
     tool = _NEXTPNR[device.family]
-    constraints = _constraints(device, pins or {}, clocks or {})
-    arguments = [*device.place, *_FILES[device.family], "--json", "netlist.json", "--top", netlist.top, "--seed", str(seed)]
+    files = list(_FILES[device.family])
+    if constraints is None:
+        constraints = _constraints(device, pins or {}, clocks or {})
+        files += _FREE.get(device.family, ())
+    arguments = [*device.place, *files, "--json", "netlist.json", "--top", netlist.top, "--seed", str(seed)]
     if device.family == "ecp5":
         arguments += ["--router", "router2"]  # the other one does not come to an end; on iCE40 this one fails where that one routes
     arguments += ["--freq", str(_TARGET), "--timing-allow-fail", "--report", "report.json", "-q"]
@@ -205,10 +221,13 @@ def place_and_route(
 
 #: How nextpnr takes constraints and writes its result.
 _FILES = {
-    "ecp5": ("--lpf", "pins", "--lpf-allow-unconstrained", "--textcfg", "layout"),
-    "ice40": ("--pcf", "pins", "--pcf-allow-unconstrained", "--asc", "layout"),
+    "ecp5": ("--lpf", "pins", "--textcfg", "layout"),
+    "ice40": ("--pcf", "pins", "--asc", "layout"),
     "gowin": ("--vopt", "cst=pins", "--write", "layout"),
 }
+
+#: How it is allowed to choose pins.
+_FREE = {"ecp5": ("--lpf-allow-unconstrained",), "ice40": ("--pcf-allow-unconstrained",)}
 
 
 def _constraints(device: Device, pins: Mapping[str, Pin], clocks: Mapping[str, float]) -> str:
@@ -233,12 +252,19 @@ def _constraints(device: Device, pins: Mapping[str, Pin], clocks: Mapping[str, f
     return "\n".join([*lines, ""])
 
 
-def pack(route: Route, device: Device) -> bytes:
-    """Return the bitstream of a design that was placed and routed."""
-    tool, output, arguments = {
-        "ecp5": ("yowasp-ecppack", "design.bit", ["--compress", "--input", "layout", "--bit", "design.bit"]),
-        "ice40": ("yowasp-icepack", "design.bin", ["layout", "design.bin"]),
-        "gowin": ("gowin_pack", "design.fs", ["-d", device.place[-1].removeprefix("family="), "-o", "design.fs", "layout"]),
+def pack(route: Route, device: Device) -> dict[str, bytes]:
+    """Return the bitstream of a design that was placed and routed, in each form that there is, by the suffix of its file.
+
+    ``bit`` and ``svf`` (for JTAG adapters that play such files) of ECP5, ``bin`` of iCE40, ``fs`` of Gowin.
+    """
+    tool, forms, arguments = {
+        "ecp5": (
+            "yowasp-ecppack",
+            ("bit", "svf"),
+            ["--compress", "--input", "layout", "--bit", "design.bit", "--svf", "design.svf"],
+        ),
+        "ice40": ("yowasp-icepack", ("bin",), ["layout", "design.bin"]),
+        "gowin": ("gowin_pack", ("fs",), ["-d", device.place[-1].removeprefix("family="), "-o", "design.fs", "layout"]),
     }[device.family]
 
     def make(place: Path) -> None:
@@ -246,7 +272,8 @@ def pack(route: Route, device: Device) -> bytes:
         run_tool(f"no bitstream could be made for {device.part}", tool, arguments, place)
         (place / "layout").unlink()
 
-    return (cached("fpga", digest_of((tool_version(tool), *arguments, route.layout.read_bytes())), make) / output).read_bytes()
+    place = cached("fpga", digest_of((tool_version(tool), *arguments, route.layout.read_bytes())), make)
+    return {form: (place / f"design.{form}").read_bytes() for form in forms}
 
 
 # What the tools report

@@ -81,8 +81,11 @@ class Ulx3s(Elaboratable):
             "EHXPLLL",
             a_FREQUENCY_PIN_CLKI=f"{OSCILLATOR / 1e6:g}",
             a_FREQUENCY_PIN_CLKOP=f"{self.frequency / 1e6:g}",
+            # the analogue settings that Project Trellis found in Lattice's bitstreams: without them nothing says that it locks
             a_ICP_CURRENT="12",
             a_LPF_RESISTOR="8",
+            a_MFG_ENABLE_FILTEROPAMP="1",
+            a_MFG_GMCREF_SEL="2",
             p_CLKI_DIV=dividers.reference,
             p_CLKFB_DIV=dividers.feedback,
             p_CLKOP_DIV=dividers.output,

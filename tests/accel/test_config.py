@@ -78,13 +78,16 @@ def test_lines_of_windows(rows: int, columns: int, window_pixels: int, lines: in
         ({"window_pixels": 512}, "window_pixels must be 0 or a power of two from 8 to 256, not 512"),
         ({"window_pixels": -8}, "window_pixels must be 0 or a power of two from 8 to 256, not -8"),
         ({"window_pixels": False}, "window_pixels must be an integer, not False"),
+        ({"multiply": "slowly"}, "multiply must be one of portable, logic, ecp5, pairs, not 'slowly'"),
+        ({"logic_elements": 65}, "logic_elements must be from 0 to 64, not 65"),
+        ({"logic_elements": -1}, "logic_elements must be from 0 to 64, not -1"),
     ],
 )
 def test_refusals_are_sentences(changes: dict[str, Any], sentence: str) -> None:
     assert refusal(**changes) == sentence
 
 
-def test_the_digest_covers_every_field_but_the_name() -> None:
+def test_the_digest_covers_every_field_that_a_program_depends_on() -> None:
     other: dict[str, Any] = {
         "rows": 16,
         "columns": 16,
@@ -99,10 +102,10 @@ def test_the_digest_covers_every_field_but_the_name() -> None:
         "elementwise": False,
         "multiplier": False,
     }
-    assert set(other) == {f.name for f in fields(EngineConfig)} - {"name"}
+    assert set(other) == {f.name for f in fields(EngineConfig)} - {"name", "multiply", "logic_elements"}
     digests = {replace(BASE, **{key: value}).digest for key, value in other.items()}
     assert len(digests | {BASE.digest}) == len(other) + 1
-    assert replace(BASE, name="another").digest == BASE.digest
+    assert replace(BASE, name="another", multiply="logic", logic_elements=3).digest == BASE.digest
     assert 0 <= BASE.digest < 1 << 64
 
 
@@ -148,7 +151,8 @@ def test_presets_load_by_name(name: str) -> None:
         (
             'base = "tiny"\nrow = 3',
             "unknown field 'row'; the fields are name, rows, columns, bus_bytes, lanes, scratchpad_words, weight_words, "
-            "accumulator_words, parameter_channels, window_pixels, tables, elementwise, multiplier and base",
+            "accumulator_words, parameter_channels, window_pixels, tables, elementwise, multiplier, multiply, "
+            "logic_elements and base",
         ),
         (
             "rows = 4\ncolumns = 4",

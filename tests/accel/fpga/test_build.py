@@ -2,11 +2,25 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from accel.config import PRESETS, EngineConfig
-from accel.fpga import Build, DoesNotFitError, FpgaError, build_core, candidates, choose, parse_device
+from accel.fpga import (
+    Build,
+    Design,
+    DoesNotFitError,
+    FpgaError,
+    TooSlowError,
+    build_core,
+    build_design,
+    candidates,
+    choose,
+    parse_device,
+    suited,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -84,3 +98,82 @@ def test_candidates_have_names_of_their_own_and_hold_every_preset() -> None:
     names = [config.name for config in found]
     assert len(set(names)) == len(names)
     assert all(preset in found for preset in PRESETS.values())
+
+
+BLINKER = Design(
+    verilog="""
+module blinker (input clk, output reg lamp);
+    reg [15:0] count;
+    always @(posedge clk) {lamp, count} <= count + 1;
+endmodule
+""",
+    top="blinker",
+    constraints='LOCATE COMP "clk" SITE "G2";\nLOCATE COMP "lamp" SITE "B2";\n',
+    before=("proc",),
+    options="-nowidelut",
+    clock=25.0,
+)
+
+
+def test_a_design_is_built_from_the_first_seed_that_keeps_its_clock() -> None:
+    result = build_design(BLINKER, ECP5, seeds=(1, 2), stage=silent)
+    (route,) = result.routes
+    assert route.seed == 1
+    assert route.fmax >= 25
+    assert list(result.bitstream) == ["bit", "svf"]
+    assert b"\xff\xff\xbd\xb3" in result.bitstream["bit"][:512]
+    values = json.loads(json.dumps(result.as_dict()))
+    assert (values["clock_mhz"], values["fmax_mhz"], values["best_seed"]) == (25.0, route.fmax, 1)
+    assert values["resources"]["ffs"]["used"] == 17
+
+
+def test_of_a_design_that_does_not_keep_its_clock_there_is_no_bitstream(cache: Path) -> None:
+    before = sorted((cache / "fpga").glob("*/*.bit"))
+    with pytest.raises(
+        TooSlowError,
+        match=r"^no bitstream was made: the design's clock is 2000 MHz, and what was routed on LFE5U-25F-6BG381 reaches [\d.]+ MHz "
+        r"\(the best of seeds 1, 2\), limited from count to (count|lamp)$",
+    ) as refusal:
+        build_design(replace(BLINKER, clock=2000.0), ECP5, seeds=(1, 2), stage=silent)
+    assert f"{refusal.value.reached:.1f} MHz" in str(refusal.value)
+    assert sorted((cache / "fpga").glob("*/*.bit")) == before
+
+
+def test_a_port_of_a_design_that_has_no_pin_is_an_error() -> None:
+    somewhere = replace(BLINKER, constraints='LOCATE COMP "clk" SITE "G2";\n')
+    with pytest.raises(FpgaError, match=r"blinker could not be placed and routed .*lamp"):
+        build_design(somewhere, ECP5, seeds=(1,), stage=silent)
+
+
+def test_a_design_that_does_not_fit_says_by_how_much(toy: Core) -> None:
+    large = replace(BLINKER, verilog=toy(PRESETS["base"])[0], top="systolith")
+    with pytest.raises(
+        DoesNotFitError, match=r"^the design does not fit LFE5U-25F-6BG381: it takes 64 multipliers of 28; take a larger board$"
+    ):
+        build_design(large, ECP5, seeds=(1,), stage=silent)
+
+
+@pytest.mark.parametrize(
+    ("config", "part", "multiply", "logic_elements"),
+    [
+        ("base", "LFE5U-85F-6BG381", "ecp5", 0),  # 64 and 16 for the lanes, of 156
+        ("base", "LFE5U-25F-6BG381", "ecp5", 64 - (28 - 16)),
+        ("large", "LFE5U-85F-6BG381", "ecp5", 256 - (156 - 64)),
+        ("large", "LFE5U-25F-6BG381", "ecp5", 256),  # the lanes alone take more than there are
+        ("base", "xc7z020clg400-1", "portable", 0),
+        # 220, of which the lanes take 64; nine of the rows have windows, in the others there are 56 pairs
+        ("large", "xc7z020clg400-1", "pairs", 256 - 56 - (220 - 64)),
+        ("base", "iCE40UP5K-SG48", "portable", 0),
+    ],
+)
+def test_multipliers_are_what_the_device_has_and_logic_beyond_that(
+    config: str, part: str, multiply: str, logic_elements: int
+) -> None:
+    fitted = suited(PRESETS[config], parse_device(part))
+    assert (fitted.multiply, fitted.logic_elements) == (multiply, logic_elements)
+    assert fitted.digest == PRESETS[config].digest, "programs stay what they are"
+
+
+def test_who_chooses_the_multipliers_is_left_alone() -> None:
+    chosen = replace(PRESETS["base"], multiply="logic")
+    assert suited(chosen, ECP5) == chosen

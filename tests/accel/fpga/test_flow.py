@@ -81,6 +81,13 @@ def test_what_a_device_has_is_what_its_data_sheet_says(toy: Core) -> None:
     assert have["xilinx"] == {"luts": 53200, "ffs": 106400, "dsps": 220, "brams": 140}
 
 
+@pytest.mark.parametrize("part", ["LFE5U-12F-6BG381", "LFE5U-25F-6BG381", "LFE5U-45F-6BG381", "LFE5U-85F-6BG381"])
+def test_what_is_known_of_a_device_is_what_nextpnr_has(toy: Core, part: str) -> None:
+    device = parse_device(part)
+    found = area(synthesise(toy(TINY)[0], "systolith", device), device)
+    assert device.capacity == {kind: resource.available for kind, resource in found.items()}
+
+
 @pytest.mark.parametrize("device", [ECP5, ICE40], ids=["ecp5", "ice40"])
 def test_a_route_tells_frequency_and_critical_path_in_the_names_of_the_design(toy: Core, device: Device) -> None:
     core, design = harnessed(toy, device)
@@ -106,10 +113,17 @@ def test_seeds_differ_and_are_repeatable(toy: Core) -> None:
 PREAMBLES = {"ecp5": b"\xff\xff\xbd\xb3", "ice40": b"\x7e\xaa\x99\x7e"}
 
 
+FORMS = {"ecp5": ["bit", "svf"], "ice40": ["bin"]}
+
+
 @pytest.mark.parametrize("device", [ECP5, ICE40], ids=["ecp5", "ice40"])
 def test_a_bitstream_is_made(toy: Core, device: Device) -> None:
     _, design = harnessed(toy, device)
-    assert PREAMBLES[device.family] in pack(place_and_route(design, device, seed=1), device)[:512]
+    files = pack(place_and_route(design, device, seed=1), device)
+    assert list(files) == FORMS[device.family]
+    assert PREAMBLES[device.family] in files[FORMS[device.family][0]][:512]
+    if "svf" in files:
+        assert b"SDR" in files["svf"], "scans of data, for JTAG"
 
 
 @pytest.mark.parametrize("name", ["ulx3s-25f", "icebreaker", "tang-nano-9k"])
@@ -122,7 +136,7 @@ def test_ports_sit_where_the_board_has_them(toy: Core, name: str) -> None:
     core = synthesise(verilog, "systolith", board.device)
     clocks = {} if board.device.family == "gowin" else {"clk": board.clock}
     route = place_and_route(with_harness(core, ports, board.device), board.device, seed=1, pins=pins, clocks=clocks)
-    assert len(pack(route, board.device)) > 1000
+    assert all(len(data) > 1000 for data in pack(route, board.device).values())
 
 
 def test_a_pin_that_is_not_there_is_one_sentence_and_leaves_nothing(toy: Core, cache: Path) -> None:

