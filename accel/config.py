@@ -69,6 +69,9 @@ class EngineConfig:
         Whether the operand tables of the residual add are built in.
     multiplier
         Whether requantisation multiplies. Without it only power-of-two scales (Qm.n) run.
+    micro
+        Whether instructions run one after the other, from a memory on the chip (docs/micro.md). The same programs run on either
+        engine, so it is not part of the digest.
     """
 
     name: str
@@ -84,6 +87,7 @@ class EngineConfig:
     tables: bool = True
     elementwise: bool = True
     multiplier: bool = True
+    micro: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -156,7 +160,7 @@ class EngineConfig:
     @property
     def digest(self) -> int:
         """64-bit digest of everything that a program depends on."""
-        body = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
+        body = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "micro")}
         return int.from_bytes(hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()[:8], "little")
 
     def as_dict(self) -> dict[str, Any]:
@@ -262,6 +266,22 @@ DESIGNS: dict[str, EngineConfig] = {
         window_pixels=0,
         tables=False,
         elementwise=False,
+    ),
+    # What an iCE40UP5K has: 8 multipliers, two products of bytes in each of 4, and 4 for the scales; 29 of 30 block RAMs. Bytes come
+    # one after the other, so two rows only mean that few of them are padding.
+    "micro": replace(
+        _BASE,
+        name="micro",
+        rows=2,
+        lanes=1,
+        scratchpad_words=2048,
+        weight_words=512,
+        accumulator_words=64,
+        parameter_channels=256,
+        window_pixels=0,
+        tables=False,
+        elementwise=False,
+        micro=True,
     ),
 }
 
