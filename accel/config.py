@@ -34,6 +34,10 @@ def power_of_two_at_least(value: int) -> int:
     return 1 << (value - 1).bit_length()
 
 
+def _plain(value: object) -> str:
+    return str(value).lower()
+
+
 def _is_power_of_two(value: int) -> bool:
     return value > 0 and value & (value - 1) == 0
 
@@ -124,6 +128,17 @@ class EngineConfig:
             )
         if self.window_pixels and not (_is_power_of_two(self.window_pixels) and 8 <= self.window_pixels <= 256):
             raise ConfigError(f"window_pixels must be 0 or a power of two from 8 to 256, not {self.window_pixels}")
+        if self.micro:
+            self._require_micro()
+
+    def _require_micro(self) -> None:
+        """Refuse what the engine that runs one instruction after the other does not have."""
+        wanted = {"columns": 8, "bus_bytes": 8, "lanes": 1, "window_pixels": 0, "tables": False, "elementwise": False}
+        for name, value in (wanted | {"multiplier": True}).items():
+            if getattr(self, name) != value:
+                raise ConfigError(f"{name} of a micro engine must be {_plain(value)}, not {_plain(getattr(self, name))}")
+        if self.rows not in (2, 4, 8):
+            raise ConfigError(f"rows of a micro engine must be 2, 4 or 8, not {self.rows}")
 
     @property
     def window_lines(self) -> int:
@@ -154,8 +169,13 @@ class EngineConfig:
 
     @property
     def macs_per_cycle(self) -> int:
-        """Multiply-accumulates that the array does in a cycle."""
-        return self.rows * self.columns
+        """Multiply-accumulates that the array does in a cycle; a micro engine takes the rows one after the other."""
+        return self.columns if self.micro else self.rows * self.columns
+
+    @property
+    def memory_limit(self) -> int:
+        """Bytes that addresses of memory reach."""
+        return 1 << 17 if self.micro else 1 << 32
 
     @property
     def digest(self) -> int:

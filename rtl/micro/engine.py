@@ -6,9 +6,8 @@ from amaranth import *
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from accel.config import EngineConfig
+from accel.config import ConfigError, EngineConfig
 from accel.isa import INSTRUCTION_BYTES, ISA_VERSION, MAGIC, PARAMETER, Error, Opcode, Target
-from accel.micro import require_micro
 from rtl.layouts import fields_layout, instruction_layout
 from rtl.micro.decode import LOCAL_BITS, LOOPS, MEMORY_BITS, TAPS, Decoder
 from rtl.micro.execute import Executor
@@ -46,7 +45,9 @@ class MicroEngine(wiring.Component):
     Parameters
     ----------
     config
-        One that :func:`accel.micro.require_micro` accepts.
+        One of a micro engine.
+    trace
+        Whether there are the outputs that a simulation looks at.
 
     Members
     -------
@@ -60,11 +61,15 @@ class MicroEngine(wiring.Component):
         Why the program was stopped, and the instruction at which it is.
     o_cycles
         Cycles in which ``o_busy`` was high.
+    o_unit
+        With ``trace``: 1 to 3 while a LOAD, EXECUTE or STORE is carried out.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
-        require_micro(config)
+    def __init__(self, config: EngineConfig, *, trace: bool = False) -> None:
+        if not config.micro:
+            raise ConfigError(f"{config.name} is no configuration of a micro engine; set micro to true")
         self.config = config
+        self.trace = trace
         super().__init__(
             {
                 "i_address": In(range(LargeMemory.WORDS)),
@@ -77,6 +82,7 @@ class MicroEngine(wiring.Component):
                 "o_error": Out(Error),
                 "o_index": Out(INDEX_BITS),
                 "o_cycles": Out(32),
+                **({"o_unit": Out(2)} if trace else {}),
             }
         )
 
@@ -108,21 +114,23 @@ class MicroEngine(wiring.Component):
             first.i_base.eq(decoder.o_base),
             first.i_strides.eq(decoder.o_strides),
             first.i_start.eq(starts),
-            first.i_steps.eq(Mux(loops.i_step, loops.o_steps, 0)),
+            first.i_step.eq(loops.i_step),
+            first.i_steps.eq(loops.o_steps),
             taps.i_counts.eq(decoder.o_taps),
             taps.i_start.eq(starts | executor.i_turn),
             taps.i_step.eq(executor.o_step_taps),
             second.i_base.eq(decoder.o_second_base),
             second.i_strides.eq(decoder.o_second_strides),
             second.i_start.eq(starts | executor.i_turn),
-            second.i_steps.eq(Mux(taps.i_step, taps.o_steps, 0)),
+            second.i_step.eq(taps.i_step),
+            second.i_steps.eq(taps.o_steps),
             executor.i_start.eq(starts),
             executor.i_last_tap.eq(taps.o_last),
             executor.i_window_ends.eq(~loops.o_steps[2:].any()),
             windows.i_start.eq(starts),
         ]
         with m.If(begin.opcode != Opcode.EXECUTE):
-            m.d.comb += second.i_steps.eq(Mux(loops.i_step, Cat(loops.o_steps[:2], loops.o_steps[3]), 0))
+            m.d.comb += [second.i_step.eq(loops.i_step), second.i_steps.eq(Cat(loops.o_steps[:2], loops.o_steps[3]))]
 
         # ---- on-chip memories ----
         finished = Signal()  # a byte of a STORE
@@ -186,6 +194,7 @@ class MicroEngine(wiring.Component):
         # ---- the sequence ----
         part = Signal(range(_PARTS + 1))
         begun = Signal()
+        refusal = Signal(Error, reset_less=True)
         in_store = Signal()
         read_sum = Signal()
         group = Signal(range(config.rows))  # of the byte that comes out next
@@ -211,11 +220,7 @@ class MicroEngine(wiring.Component):
             m.d.sync += [self.o_index.eq(self.o_index + 1), part.eq(0)]
             m.next = "FETCH"
 
-        def stop(error: Error) -> None:
-            m.d.sync += self.o_error.eq(error)
-            m.next = "IDLE"
-
-        with m.FSM():
+        with m.FSM() as sequence:
             with m.State("IDLE"):
                 m.d.comb += [
                     self.o_busy.eq(0),
@@ -237,22 +242,29 @@ class MicroEngine(wiring.Component):
                     m.next = "CHECK"
 
             with m.State("CHECK"):
-                m.d.comb += starts.eq(1)
-                m.d.sync += [begun.eq(1), group.eq(0)]
-                with m.If(~begun):
+                m.d.sync += refusal.eq(Error.NONE)
+                with m.If(begun):
+                    with m.If(decoder.o_malformed & (begin.opcode != Opcode.END)):
+                        m.d.sync += refusal.eq(Error.BAD_OPCODE)
+                with m.Else():
                     with m.If((begin.opcode != Opcode.BEGIN) | (begin.magic != MAGIC)):
-                        stop(Error.BAD_OPCODE)
+                        m.d.sync += refusal.eq(Error.BAD_OPCODE)
                     with m.Elif(begin.isa_version != ISA_VERSION):
-                        stop(Error.BAD_VERSION)
+                        m.d.sync += refusal.eq(Error.BAD_VERSION)
                     with m.Elif(begin.digest != config.digest):
-                        stop(Error.BAD_DIGEST)
-                    with m.Else():
-                        finish()
+                        m.d.sync += refusal.eq(Error.BAD_DIGEST)
+                m.next = "ACT"
+
+            with m.State("ACT"):
+                m.d.comb += starts.eq(1)
+                m.d.sync += [begun.eq(1), group.eq(0), self.o_error.eq(refusal)]
+                with m.If(refusal != Error.NONE):
+                    m.next = "IDLE"
+                with m.Elif(~begun):
+                    finish()
                 with m.Elif(begin.opcode == Opcode.END):
                     m.d.sync += self.o_done.eq(1)
                     m.next = "IDLE"
-                with m.Elif(decoder.o_malformed):
-                    stop(Error.BAD_OPCODE)
                 with m.Else():
                     with m.Switch(begin.opcode):
                         with m.Case(Opcode.LOAD):
@@ -299,6 +311,13 @@ class MicroEngine(wiring.Component):
                         m.d.comb += loops.i_step.eq(1)
                         with m.If(loops.o_last):
                             finish()
+
+        if self.trace:
+            executes = sequence.ongoing("TAPS") | sequence.ongoing("TURN") | sequence.ongoing("SETTLE")
+            units = (sequence.ongoing("LOAD"), executes, sequence.ongoing("STORE"))
+            for number, ongoing in enumerate(units, 1):
+                with m.If(ongoing):
+                    m.d.comb += self.o_unit.eq(number)
         return m
 
     def _repeats(self, store: data.View, byte: Value, bank: int) -> Value:

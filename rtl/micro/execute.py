@@ -14,7 +14,7 @@ from rtl.micro.columns import Columns, Sums
 __all__ = ["SETTLED", "Executor"]
 
 #: A following EXECUTE or STORE touches no sum earlier than so many cycles after the end of an EXECUTE: its fetch takes them.
-SETTLED = 6
+SETTLED = 7
 
 
 class Executor(wiring.Component):
@@ -127,7 +127,7 @@ class Executor(wiring.Component):
             m.d.sync += room.eq(columns - 1)
         with m.Elif(room != 0):
             m.d.sync += room.eq(room - 1)
-        m.d.comb += [self.o_may_turn.eq(room == 0), self.o_settled.eq(~is_array | (room <= columns + 2 - SETTLED))]
+        m.d.comb += [self.o_may_turn.eq(room == 0), self.o_settled.eq(~is_array | (room <= SETTLED - 2))]
         turned = Signal()
         turned_word, leaving_word = Signal(word.shape(), reset_less=True), Signal(word.shape(), reset_less=True)
         turned_keep, leaving_keep = Signal(reset_less=True), Signal(reset_less=True)

@@ -72,8 +72,8 @@ class Addresses(wiring.Component):
         The first address, and what each loop adds; they stay.
     i_start
         Begin with the first address.
-    i_steps
-        One bit a loop, at most one of them set: that loop goes on, the loops inside of it start anew (``Counters.o_steps``).
+    i_step, i_steps
+        Go on: the loop whose bit is set, at most one, the loops inside of it starting anew (``Counters.o_steps``).
     o_address
         The address.
     """
@@ -86,6 +86,7 @@ class Addresses(wiring.Component):
                 "i_base": In(width),
                 "i_strides": In(data.ArrayLayout(width, loops)),
                 "i_start": In(1),
+                "i_step": In(1),
                 "i_steps": In(loops),
                 "o_address": Out(width),
             }
@@ -100,7 +101,7 @@ class Addresses(wiring.Component):
                 m.d.comb += [start.eq(begun[loop]), stride.eq(self.i_strides[loop])]
         following = Mux(self.i_start, self.i_base, (start + stride)[: self.width])
         for loop in range(self.loops):
-            with m.If(self.i_start | self.i_steps[: loop + 1].any()):
+            with m.If(self.i_start | (self.i_step & self.i_steps[: loop + 1].any())):
                 m.d.sync += begun[loop].eq(following)
         m.d.comb += self.o_address.eq(begun[-1])
         return m

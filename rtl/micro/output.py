@@ -35,7 +35,7 @@ class Output(wiring.Component):
         A finished byte.
     """
 
-    LATENCY = 7
+    LATENCY = 9
 
     def __init__(self) -> None:
         super().__init__(
@@ -69,62 +69,74 @@ class Output(wiring.Component):
                 found.append(later)
             return found
 
-        first_shift = delayed(self.i_parameter.first_shift, 4, "first_shift")
-        second_shift = delayed(self.i_parameter.second_shift, 5, "second_shift")
+        multiplier = delayed(self.i_parameter.multiplier, 1, "multiplier")
+        first_shift = delayed(self.i_parameter.first_shift, 5, "first_shift")
+        second_shift = delayed(self.i_parameter.second_shift, 6, "second_shift")
         double = self.i_recipe.rounding == Rounding.DOUBLE_AWAY
 
-        # 1: bias, and the largest so far
-        biased = (self.i_sum + self.i_parameter.bias)[:32].as_signed()
+        # 1: bias
+        biased = Signal(signed(32), reset_less=True)
+        is_first = Signal(reset_less=True)
+        m.d.sync += [biased.eq((self.i_sum + self.i_parameter.bias)[:32].as_signed()), is_first.eq(self.i_first)]
+
+        # 2: the largest so far
         largest = Signal(signed(32), reset_less=True)
-        with m.If(self.i_first | (biased > largest)):
+        with m.If(is_first | (biased > largest)):
             m.d.sync += largest.eq(biased)
 
-        # 2, 3: product
+        # 3, 4: product
         m.submodules.product = product = WideProduct()
-        m.d.comb += [product.i_signed.eq(largest), product.i_unsigned.eq(self.i_parameter.multiplier)]
+        m.d.comb += [product.i_signed.eq(largest), product.i_unsigned.eq(multiplier[1])]
 
-        # 4: half of the first step is added only where that step rounds; the others remember whether anything is lost
+        # 5: half of the first step is added only where that step rounds; the others remember whether anything is lost
         rounded = Signal(signed(64), reset_less=True)
         sticky = Signal(reset_less=True)
         below = Signal(31)
-        m.d.comb += below.eq((1 << first_shift[3]) - 1)
+        m.d.comb += below.eq((1 << first_shift[4]) - 1)
         half = below ^ (below >> 1)
         m.d.sync += [
             rounded.eq(product.o_product + Mux(double, half, 0)),
             sticky.eq((product.o_product[:31] & below).any() & ~double),
         ]
 
-        # 5: first shift
+        # 6: first shift
         once = Signal(signed(64), reset_less=True)
         once_sticky = Signal(reset_less=True)
-        m.d.sync += [once.eq(rounded >> first_shift[4]), once_sticky.eq(sticky)]
+        m.d.sync += [once.eq(rounded >> first_shift[5]), once_sticky.eq(sticky)]
 
-        # 6: second shift, keeping the bit below the point and whether anything lies below that
-        twice = Signal(signed(64))
-        dropped = Signal(31)
-        near = Signal(signed(_NEAR_BITS), reset_less=True)
+        # 7: second shift, keeping the bit below the point and whether anything lies below that
+        twice = Signal(signed(64), reset_less=True)
         half_bit, rest = Signal(reset_less=True), Signal(reset_less=True)
-        bound = (1 << (_NEAR_BITS - 1)) - 1
-        m.d.comb += [twice.eq(once >> second_shift[5]), dropped.eq((1 << second_shift[5]) - 1)]
+        dropped = Signal(31)
+        m.d.comb += dropped.eq((1 << second_shift[6]) - 1)
         m.d.sync += [
-            # far from a byte, so that rounding does not matter
-            near.eq(saturate(twice, -bound, bound)),
+            twice.eq(once >> second_shift[6]),
             half_bit.eq((once[:31] & (dropped ^ (dropped >> 1))).any()),
             rest.eq((once[:31] & (dropped >> 1)).any() | once_sticky),
         ]
 
-        # 7: round, zero point, clamp
+        # 8: round what is near a byte; what is not stays as far as that tells, and rounding does not matter to it
         up = Signal()
         with m.Switch(self.i_recipe.rounding):
             with m.Case(Rounding.DOUBLE_AWAY):
-                m.d.comb += up.eq(half_bit & (rest | ~near[-1]))
+                m.d.comb += up.eq(half_bit & (rest | ~twice[-1]))
             with m.Case(Rounding.SINGLE_UP):
                 m.d.comb += up.eq(half_bit)
             with m.Case(Rounding.HALF_EVEN):
-                m.d.comb += up.eq(half_bit & (rest | near[0]))
+                m.d.comb += up.eq(half_bit & (rest | twice[0]))
+        beyond = twice[_NEAR_BITS - 1 :]
+        near = Signal(signed(_NEAR_BITS), reset_less=True)
+        round_up = Signal(reset_less=True)
+        with m.If(beyond.all() | ~beyond.any()):
+            m.d.sync += near.eq(twice)
+        with m.Else():
+            m.d.sync += near.eq(Mux(twice[-1], -1 << (_NEAR_BITS - 1), (1 << (_NEAR_BITS - 1)) - 1))
+        m.d.sync += round_up.eq(up)
+
+        # 9: zero point, clamp
         byte = Signal(signed(8), reset_less=True)
         shifted = Signal(signed(_NEAR_BITS + 2))
-        m.d.comb += shifted.eq(near + up + self.i_recipe.zero_point)
+        m.d.comb += shifted.eq(near + round_up + self.i_recipe.zero_point)
         m.d.sync += byte.eq(saturate(shifted, self.i_recipe.minimum, self.i_recipe.maximum))
         m.d.comb += self.o_byte.eq(byte)
         return m
