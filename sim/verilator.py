@@ -142,9 +142,9 @@ def engine_verilog(config: EngineConfig) -> str:
 def product_verilog(config: EngineConfig, *, bus: str) -> tuple[str, list[Port]]:
     """Return the Verilog of the stand-alone core, top module :data:`sim.export.PRODUCT`, and its ports; likewise cached.
 
-    ``bus`` is one of :data:`sim.export.KINDS` but ``simulation``. Raises :class:`SimulationError` when it cannot be written.
+    ``bus`` is ``axi`` or ``wishbone``; a micro engine has none of them. Raises :class:`SimulationError` when it cannot be written.
     """
-    place = _exported(config, bus)
+    place = _exported(config, "micro" if config.micro else bus)
     ports = json.loads((place / "ports.json").read_text(encoding="utf-8"))
     return (place / _EXPORTED).read_text(encoding="utf-8"), [Port(*port) for port in ports]
 

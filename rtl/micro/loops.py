@@ -45,10 +45,11 @@ class Counters(wiring.Component):
         for loop, width in reversed(list(enumerate(self.widths))):
             count = self.i_counts[f"_{loop}"]
             left = Signal(width, name=f"left_{loop}", reset_less=True)  # iterations after this one
-            at_end = Signal(name=f"at_end_{loop}")
-            m.d.comb += [at_end.eq(left == 0), self.o_steps[loop].eq(inside_at_end & ~at_end)]
+            at_end = Signal(name=f"at_end_{loop}", reset_less=True)  # there is none; a register, for addresses depend on it
+            following = (Mux(self.i_start | at_end, count, left) - 1)[:width]
+            m.d.comb += self.o_steps[loop].eq(inside_at_end & ~at_end)
             with m.If(self.i_start | (self.i_step & inside_at_end)):
-                m.d.sync += left.eq(Mux(self.i_start | at_end, count, left) - 1)
+                m.d.sync += [left.eq(following), at_end.eq(following == 0)]
             inside_at_end = inside_at_end & at_end
         m.d.comb += self.o_last.eq(inside_at_end)
         return m
