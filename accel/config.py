@@ -287,8 +287,8 @@ DESIGNS: dict[str, EngineConfig] = {
         tables=False,
         elementwise=False,
     ),
-    # What an iCE40UP5K has: 8 multipliers, two products of bytes in each of 4, and 4 for the scales; 29 of 30 block RAMs. Bytes come
-    # one after the other, so two rows only mean that few of them are padding.
+    # What an iCE40UP5K has: 8 multipliers, of which 4 have two products of bytes each and 4 are for the scales, and 29 of its 30
+    # block RAMs. Bytes come one after the other, so few rows only mean that little of them is padding.
     "micro": replace(
         _BASE,
         name="micro",

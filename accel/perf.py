@@ -166,9 +166,7 @@ def _in_order(program: Program) -> Estimate:
         states = np.array([_IDLE, *([_BUSY, _IDLE] * len(mine))], np.int64)
         once = np.ones(len(states), np.int64)
         timelines.append(
-            Timeline(
-                begins=bounds[:-1], ends=bounds[1:], states=states, others=states, periods=once, widths=once, origins=0 * once
-            )
+            Timeline(begins=bounds[:-1], ends=bounds[1:], states=states, others=states, periods=once, widths=once, origins=0 * once)
         )
     load, execute, store = timelines
     return Estimate(cycles=cycles, retired=ended, started=started, ended=ended, timelines=(load, execute, store))

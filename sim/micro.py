@@ -56,7 +56,9 @@ def compile_micro(verilog: str, *, top: str) -> Path:
         environment = {**os.environ, "VERILATOR_ROOT": str(root)}
         result = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
         if result.returncode:
-            lines = [line for line in (result.stdout + result.stderr).splitlines() if "error" in line.lower()] or ["no reason given"]
+            lines = [line for line in (result.stdout + result.stderr).splitlines() if "error" in line.lower()] or [
+                "no reason given"
+            ]
             raise SimulationError(f"the model of the engine could not be built: {Path(command[0]).name}: {lines[0].strip()}")
 
     def make(place: Path) -> None:
@@ -68,7 +70,8 @@ def compile_micro(verilog: str, *, top: str) -> Path:
         paths = [f"-I{include}", f"-I{include / 'vltstd'}", "-Imodel"]
         run([*compiler, *_COMPILER_FLAGS, *paths, "-shared", "-o", "engine.so", *map(str, sources), "-pthread"], place)
 
-    parts = (verilog, top, *compiler, *_VERILATOR_FLAGS, *_COMPILER_FLAGS, (_HERE / "micro.cpp").read_bytes(), str(root))
+    parts: list[str | bytes] = [verilog, top, str(root), (_HERE / "micro.cpp").read_bytes()]
+    parts += [*compiler, *_VERILATOR_FLAGS, *_COMPILER_FLAGS]
     return cached("micro", digest_of(parts), make) / "engine.so"
 
 
@@ -149,12 +152,9 @@ def _load(library: Path) -> Any:
     native = ctypes.CDLL(str(library))
     pointer, number = ctypes.c_void_p, ctypes.c_uint64
     native.micro_new.argtypes, native.micro_new.restype = [], pointer
-    for function, arguments in (
-        (native.micro_delete, [pointer]),
-        (native.micro_start, [pointer]),
-        (native.micro_write, [pointer, pointer, number]),
-        (native.micro_read, [pointer, pointer, number]),
-    ):
-        function.argtypes, function.restype = arguments, None
+    for function in (native.micro_delete, native.micro_start):
+        function.argtypes, function.restype = [pointer], None
+    for function in (native.micro_write, native.micro_read):
+        function.argtypes, function.restype = [pointer, pointer, number], None
     native.micro_run.argtypes, native.micro_run.restype = [pointer, number, pointer, number], ctypes.POINTER(_Report)
     return native

@@ -23,6 +23,7 @@ from sim.harness import (
     MEMORY_OUTPUTS,
     Outcome,
     Progress,
+    SimulationError,
     Step,
     StepKind,
     Stuck,

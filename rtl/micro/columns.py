@@ -96,7 +96,7 @@ class Sums(wiring.Component):
     i_update
         It will be written in the next cycle. The same sum is not read in that one.
     i_value, i_keep, i_maximum
-        In that next cycle: a value to take the sum's place, or be added to it (``i_keep``), or of which and the sum the larger stays.
+        In that next cycle: a value to take the sum's place or, with ``i_keep``, be added to it; or the larger of both stays.
     o_sum
         The sum read in the cycle before.
     """

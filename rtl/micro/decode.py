@@ -27,8 +27,8 @@ def _log2(size: int) -> int:
 class Decoder(wiring.Component):
     """The fields of an instruction, brought to what its kinds have in common.
 
-    The loops are, the outermost first, (py, px, wy, wx) of an EXECUTE, (z, y, -, x) of a LOAD and (-, y, -, x) of a STORE; the second
-    addresses follow an EXECUTE's taps, or are the memory's, whose loops are (z, y, x).
+    The loops are, the outermost first, (py, px, wy, wx) of an EXECUTE, (z, y, -, x) of a LOAD and (-, y, -, x) of a STORE; the
+    second addresses follow an EXECUTE's taps, or are the memory's, whose loops are (z, y, x).
 
     Parameters
     ----------

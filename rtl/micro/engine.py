@@ -6,7 +6,7 @@ from amaranth import *
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from accel.config import ConfigError, EngineConfig
+from accel.config import EngineConfig
 from accel.isa import INSTRUCTION_BYTES, ISA_VERSION, MAGIC, PARAMETER, Error, Opcode, Target
 from rtl.layouts import fields_layout, instruction_layout
 from rtl.micro.decode import LOCAL_BITS, LOOPS, MEMORY_BITS, TAPS, Decoder
@@ -66,8 +66,7 @@ class MicroEngine(wiring.Component):
     """
 
     def __init__(self, config: EngineConfig, *, trace: bool = False) -> None:
-        if not config.micro:
-            raise ConfigError(f"{config.name} is no configuration of a micro engine; set micro to true")
+        assert config.micro
         self.config = config
         self.trace = trace
         super().__init__(
@@ -133,7 +132,7 @@ class MicroEngine(wiring.Component):
             m.d.comb += [second.i_step.eq(loops.i_step), second.i_steps.eq(Cat(loops.o_steps[:2], loops.o_steps[3]))]
 
         # ---- on-chip memories ----
-        finished = Signal()  # a byte of a STORE
+        in_store, finished = Signal(), Signal()  # a STORE is carried out; one of its bytes is finished
         target_byte = Signal(range(config.rows))
         row = Signal(executor.o_row.shape(), reset_less=True)
         m.d.sync += row.eq(executor.o_row)
@@ -181,7 +180,7 @@ class MicroEngine(wiring.Component):
         byte_bits = (WORD_BYTES - 1).bit_length()
         at = Signal(MEMORY_BITS)
         m.d.comb += [
-            at.eq(second.o_address + Mux(finished, target_byte, 0)),
+            at.eq(second.o_address | Mux(in_store, target_byte, 0)),  # words lie at multiples of themselves
             large.i_address.eq(at[byte_bits:] | loader.i_second_half),
             large.i_data.eq(output.o_byte.as_unsigned().replicate(WORD_BYTES)),
             large.i_mask.eq(Mux(finished & store.to_memory, 1 << at[:byte_bits], 0)),
@@ -195,7 +194,6 @@ class MicroEngine(wiring.Component):
         part = Signal(range(_PARTS + 1))
         begun = Signal()
         refusal = Signal(Error, reset_less=True)
-        in_store = Signal()
         read_sum = Signal()
         group = Signal(range(config.rows))  # of the byte that comes out next
         m.d.comb += [

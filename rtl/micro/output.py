@@ -91,8 +91,8 @@ class Output(wiring.Component):
         # 5: half of the first step is added only where that step rounds; the others remember whether anything is lost
         rounded = Signal(signed(64), reset_less=True)
         sticky = Signal(reset_less=True)
-        below = Signal(31)
-        m.d.comb += below.eq((1 << first_shift[4]) - 1)
+        below = Signal(31, reset_less=True)
+        m.d.sync += below.eq((1 << first_shift[3]) - 1)
         half = below ^ (below >> 1)
         m.d.sync += [
             rounded.eq(product.o_product + Mux(double, half, 0)),
@@ -107,8 +107,8 @@ class Output(wiring.Component):
         # 7: second shift, keeping the bit below the point and whether anything lies below that
         twice = Signal(signed(64), reset_less=True)
         half_bit, rest = Signal(reset_less=True), Signal(reset_less=True)
-        dropped = Signal(31)
-        m.d.comb += dropped.eq((1 << second_shift[6]) - 1)
+        dropped = Signal(31, reset_less=True)
+        m.d.sync += dropped.eq((1 << second_shift[5]) - 1)
         m.d.sync += [
             twice.eq(once >> second_shift[6]),
             half_bit.eq((once[:31] & (dropped ^ (dropped >> 1))).any()),
