@@ -56,10 +56,9 @@ def compile_micro(verilog: str, *, top: str) -> Path:
         environment = {**os.environ, "VERILATOR_ROOT": str(root)}
         result = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
         if result.returncode:
-            lines = [line for line in (result.stdout + result.stderr).splitlines() if "error" in line.lower()] or [
-                "no reason given"
-            ]
-            raise SimulationError(f"the model of the engine could not be built: {Path(command[0]).name}: {lines[0].strip()}")
+            output = [*(result.stdout + result.stderr).splitlines(), f"exit status {result.returncode}"]
+            line = next((line for line in output if "error" in line.lower()), output[-1])
+            raise SimulationError(f"the model of the engine could not be built: {Path(command[0]).name}: {line.strip()}")
 
     def make(place: Path) -> None:
         (place / "engine.v").write_text(verilog, encoding="utf-8")

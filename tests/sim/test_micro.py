@@ -1,4 +1,4 @@
-"""The small engine in native code: bytes of the golden model, cycles of the cycle model, and an error code for what it does not have."""
+"""The small engine in native code: the golden model's bytes, the cycle model's cycles, error codes for what it does not have."""
 
 from __future__ import annotations
 
@@ -106,9 +106,7 @@ def with_models(verilog: str, names: Sequence[str] | None) -> str:
     """Return Verilog with Yosys's models of the cells called ``names``, or of all."""
     models = (share() / "cells_sim.v").read_text(encoding="utf-8")
     if names is not None:
-        found = [re.search(rf"(?ms)^module {name} ?\(.*?^endmodule", models) for name in names]
-        models = "\n".join(match[0] for match in found if match)
-        assert None not in found
+        models = "\n".join(re.findall(rf"(?ms)^module (?:{'|'.join(names)}) ?\(.*?^endmodule", models))
     return f"{verilog}\n{models}\n"
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from amaranth import Module
 
 from rtl.micro.loops import Addresses, Counters
 
@@ -18,7 +19,7 @@ def test_counters_step_as_nested_loops(bench: Any, seed: int) -> None:
     points = list(itertools.product(*map(range, counts)))
     # which loop goes on: the outermost that differs, none after the last point
     steps = [next(n for n in range(3) if a[n] != b[n]) for a, b in itertools.pairwise(points)]
-    expected = [({1 << n for n in (step,)}.pop(), 0) for step in steps] + [(0, 1)]
+    expected = [*((1 << step, 0) for step in steps), (0, 1)]
     seen: list[tuple[int, int]] = []
     block = Counters(widths=(3, 4, 5))
 
@@ -49,8 +50,6 @@ def test_addresses_are_sums_of_strides_and_wrap(bench: Any, seed: int) -> None:
     expected = [(base + sum(i * stride for i, stride in zip(point, strides, strict=True))) % (1 << width) for point in points]
     counters, addresses = Counters(widths=(2, 2, 2)), Addresses(loops=3, width=width)
     seen: list[int] = []
-
-    from amaranth import Module
 
     m = Module()
     m.submodules.counters = counters
