@@ -601,6 +601,8 @@ def verilog(config: str, output: str, bus: str, memory_image: str | None, calibr
       systolith verilog --config base -o core.v
     """
     engine = load_config(config)
+    if engine.micro and bus != BUSES[0]:
+        raise CommandError(f"--bus: {engine.name} has its memory in it and no bus; leave --bus out")
     if output == "-" or output.endswith(".v"):
         if memory_image is not None:
             raise CommandError(f"--memory-image: writes several files, so -o must be a directory, not {output}")
@@ -624,7 +626,11 @@ def verilog(config: str, output: str, bus: str, memory_image: str | None, calibr
         network = load_network(memory_image, calibration=calibration)
         written |= files.image_files(compile_network(network, engine), network)
     text, ports = _verilog(engine, bus)
-    _write_directory(directory, written | files.core_files(engine, bus=bus, verilog=text, ports=ports))
+    if engine.micro:
+        core = files.micro_files(engine, verilog=text, ports=ports)
+    else:
+        core = files.core_files(engine, bus=bus, verilog=text, ports=ports)
+    _write_directory(directory, written | core)
 
 
 @cli.command()
@@ -674,6 +680,8 @@ def fpga(
     from accel.frontends import load_network
 
     device = flow.load_board(board).device if board is not None else flow.parse_device(part or "")
+    if chosen is not None and chosen.micro and not device.has_spram:
+        raise CommandError(f"{chosen.name} is made of the blocks of an iCE40UP5K; take --device iCE40UP5K-SG48, not {device.part}")
     flow.tools_of(device)  # nothing is begun that a missing tool would end
 
     def product(engine: EngineConfig) -> tuple[str, Sequence[tuple[str, str, int]]]:
@@ -685,7 +693,7 @@ def fpga(
         if fit is not None:
             goal = loaded if network is None else load_network(fit, assume=True)
             options = []
-            for engine in flow.candidates():
+            for engine in flow.candidates(device):
                 progress.stage(f"estimating {goal.name} on {engine.name}")
                 try:
                     options.append((engine, perf.estimate(compile_network(goal, engine), MemoryTiming()).cycles))

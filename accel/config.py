@@ -48,6 +48,10 @@ def power_of_two_at_least(value: int) -> int:
     return 1 << (value - 1).bit_length()
 
 
+def _plain(value: object) -> str:
+    return str(value).lower()
+
+
 def _is_power_of_two(value: int) -> bool:
     return value > 0 and value & (value - 1) == 0
 
@@ -89,6 +93,9 @@ class EngineConfig:
     logic_elements
         Elements that multiply as ``logic`` does whatever ``multiply`` is, where a device has too few multipliers: the first
         ones, row by row, because the last ones may have pairs.
+    micro
+        Whether instructions run one after the other, from a memory on the chip (docs/micro.md). The same programs run on either
+        engine, so it is not part of the digest.
     """
 
     name: str
@@ -106,6 +113,7 @@ class EngineConfig:
     multiplier: bool = True
     multiply: str = "portable"
     logic_elements: int = 0
+    micro: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -146,6 +154,17 @@ class EngineConfig:
             raise ConfigError(f"multiply must be one of {', '.join(Multiply)}, not {self.multiply!r}")
         if not 0 <= self.logic_elements <= self.macs_per_cycle:
             raise ConfigError(f"logic_elements must be from 0 to {self.macs_per_cycle}, not {self.logic_elements}")
+        if self.micro:
+            self._require_micro()
+
+    def _require_micro(self) -> None:
+        """Refuse what the engine that runs one instruction after the other does not have."""
+        wanted = {"columns": 8, "bus_bytes": 8, "lanes": 1, "window_pixels": 0, "tables": False, "elementwise": False}
+        for name, value in (wanted | {"multiplier": True}).items():
+            if getattr(self, name) != value:
+                raise ConfigError(f"{name} of a micro engine must be {_plain(value)}, not {_plain(getattr(self, name))}")
+        if self.rows not in (2, 4, 8):
+            raise ConfigError(f"rows of a micro engine must be 2, 4 or 8, not {self.rows}")
 
     @property
     def window_lines(self) -> int:
@@ -176,8 +195,13 @@ class EngineConfig:
 
     @property
     def macs_per_cycle(self) -> int:
-        """Multiply-accumulates that the array does in a cycle."""
-        return self.rows * self.columns
+        """Multiply-accumulates that the array does in a cycle; a micro engine takes the rows one after the other."""
+        return self.columns if self.micro else self.rows * self.columns
+
+    @property
+    def memory_limit(self) -> int:
+        """Bytes that addresses of memory reach."""
+        return 1 << 17 if self.micro else 1 << 32
 
     @property
     def digest(self) -> int:
@@ -216,7 +240,7 @@ class EngineConfig:
 
 
 #: Fields that no program depends on.
-_OUTSIDE = ("name", "multiply", "logic_elements")
+_OUTSIDE = ("name", "multiply", "logic_elements", "micro")
 
 _ARTICLES = {str: "a string", int: "an integer", bool: "true or false"}
 
@@ -291,6 +315,22 @@ DESIGNS: dict[str, EngineConfig] = {
         window_pixels=0,
         tables=False,
         elementwise=False,
+    ),
+    # What an iCE40UP5K has: 8 multipliers, of which 4 have two products of bytes each and 4 are for the scales, and 29 of its 30
+    # block RAMs. Bytes come one after the other, so few rows only mean that little of them is padding.
+    "micro": replace(
+        _BASE,
+        name="micro",
+        rows=2,
+        lanes=1,
+        scratchpad_words=2048,
+        weight_words=512,
+        accumulator_words=64,
+        parameter_channels=256,
+        window_pixels=0,
+        tables=False,
+        elementwise=False,
+        micro=True,
     ),
 }
 

@@ -36,6 +36,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from accel import micro
 from accel.config import QUEUE_DEPTH, EngineConfig
 from accel.isa import INSTRUCTION_BYTES, MAX_SHARE_LOG2, UNORDERED, Opcode, Operation, Target, UnitState
 from accel.program import MemoryTiming, Program
@@ -149,7 +150,31 @@ def estimate(program: Program, timing: MemoryTiming | None = None, *, advance: C
 
     ``advance`` is told now and then how many instructions have been replayed.
     """
+    if program.config.micro:
+        return _in_order(program)
     return _Replay(program, timing or MemoryTiming(), advance).run()
+
+
+def _in_order(program: Program) -> Estimate:
+    """Return the cycles of the engine that runs one instruction after the other: nothing depends on anything but its fields."""
+    taken = [micro.cycles_of(instruction, program.config) for instruction in program.instructions]
+    ends = np.cumsum(taken, dtype=np.int64)
+    cycles = int(ends[-1])
+    started, ended = ends - taken + micro.FETCH, ends - 1
+    started[0] = ended[0] = 0
+    started[-1] = ended[-1] = cycles
+    timelines = []
+    for unit in (Opcode.LOAD, Opcode.EXECUTE, Opcode.STORE):
+        mine = [n for n, instruction in enumerate(program.instructions) if instruction.opcode is unit]
+        # idle before each of its instructions, and at the end
+        bounds = np.concatenate([[0], np.stack([started[mine], ended[mine] + 1], axis=1).reshape(-1), [cycles]])
+        states = np.array([_IDLE, *([_BUSY, _IDLE] * len(mine))], np.int64)
+        once = np.ones(len(states), np.int64)
+        timelines.append(
+            Timeline(begins=bounds[:-1], ends=bounds[1:], states=states, others=states, periods=once, widths=once, origins=0 * once)
+        )
+    load, execute, store = timelines
+    return Estimate(cycles=cycles, retired=ended, started=started, ended=ended, timelines=(load, execute, store))
 
 
 _IDLE, _BUSY = int(UnitState.IDLE), int(UnitState.BUSY)

@@ -146,7 +146,7 @@ def show_estimate(console: Console, report: EstimateReport) -> None:
     cycles, *others = _figures(report.cycles_per_image, report.macs_per_image, report.utilisation, moved)
     table.add_row("all", cycles, number(report.roofline_cycles), *others, _cause(report), style="bold")
     rows = [
-        ("memory", describe_memory(report.timing, report.config.bus_bytes)),
+        ("memory", _memory(report)),
         ("cycles", f"{number(report.cycles_per_image)} an image, {report.utilisation:.1%} of {_array(report)}"),
         ("roofline", f"{number(report.roofline_cycles)} cycles, {report.roofline_share:.1%} of what the engine takes"),
         ("speed", f"{report.images_per_second:,.4g} images/s at {report.clock:g} MHz"),
@@ -238,7 +238,7 @@ def _totals(report: RunReport) -> RenderableType:
     else:
         speed = report.simulated_cycles_per_second
         rows += [
-            ("memory", describe_memory(report.timing, report.config.bus_bytes)),
+            ("memory", _memory(report)),
             ("cycles", f"{report.total_cycles:,} in all, {number(report.cycles_per_image)} an image"),
             ("utilisation", f"{report.utilisation:.1%} of {_array(report)}"),
             ("simulation", f"{speed:,.0f} cycles/s" if speed else "too short to time"),
@@ -255,13 +255,19 @@ def describe_memory(timing: MemoryTiming, bus_bytes: int) -> str:
     return memory if timing.stall_seed is None else f"{memory}, random stalls from seed {timing.stall_seed}"
 
 
+def _memory(report: RunReport) -> str:
+    config = report.config
+    return f"its own, {config.memory_limit:,} bytes" if config.micro else describe_memory(report.timing, config.bus_bytes)
+
+
 def one_image(report: RunReport) -> str:
     """Return what figures are for, in words."""
     return "one image" if report.batch == 1 else f"one image of a batch of {report.batch:,}"
 
 
 def _array(report: RunReport) -> str:
-    return f"{report.config.rows} x {report.config.columns} MACs a cycle"
+    config = report.config
+    return f"{config.columns} MACs a cycle" if config.micro else f"{config.rows} x {config.columns} MACs a cycle"
 
 
 def _grid(rows: Sequence[tuple[str, str]]) -> Table:

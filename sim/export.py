@@ -46,18 +46,25 @@ class Port(NamedTuple):
 
 def verilog_of(config: EngineConfig) -> str:
     """Return the engine's Verilog as it is simulated: top module ``engine``, with trace ports, and the cells in it."""
-    from rtl.engine import Engine
+    if config.micro:
+        from rtl.micro.engine import MicroEngine
 
-    component = Engine(config, trace=True)
+        component: Any = MicroEngine(config, trace=True)
+    else:
+        from rtl.engine import Engine
+
+        component = Engine(config, trace=True)
     text = without_zeros(verilog.convert(component, name="engine", emit_src=False, strip_internal_attrs=True))
     return text + (MULTIPLIER.read_text(encoding="utf-8") if config.multiply == Multiply.ECP5 else "")
 
 
-def product_of(component: Any) -> str:
-    """Return the Verilog of a component as a stand-alone product: top module :data:`PRODUCT`, plain names throughout."""
+def product_of(component: Any, *, platform: str | None = None) -> str:
+    """Return the Verilog of a component as a stand-alone product: top module :data:`PRODUCT`, plain names throughout.
+
+    ``platform`` reaches the component's ``elaborate``."""
     attributes = " ".join(f"-remove {name}" for name in _INTERNAL)
     script = [
-        f"read_rtlil <<rtlil\n{rtlil.convert(component, name=PRODUCT, emit_src=False)}\nrtlil",
+        f"read_rtlil <<rtlil\n{rtlil.convert(component, name=PRODUCT, emit_src=False, platform=platform)}\nrtlil",
         *_PRODUCT_PASSES,
         f"attrmap {attributes}",
         f"attrmap -modattr {attributes}",
@@ -122,8 +129,15 @@ def _wishbone(config: EngineConfig) -> Any:
     return WishboneEngine(config)
 
 
-#: Products by their kind of bus.
-_PRODUCTS: Mapping[str, Callable[[EngineConfig], Any]] = {"axi": _axi, "wishbone": _wishbone}
+def _micro(config: EngineConfig) -> Any:
+    from rtl.micro.engine import MicroEngine
+
+    return MicroEngine(config)
+
+
+#: Products by their kind of bus; the micro engine has its memory in it, and is made of the blocks of an iCE40UP5K.
+_PRODUCTS: Mapping[str, Callable[[EngineConfig], Any]] = {"axi": _axi, "wishbone": _wishbone, "micro": _micro}
+_PLATFORMS = {"micro": "ice40"}
 
 #: What can be written: the engine as it is simulated, or a product for a kind of bus, with its ports beside it in ``ports.json``.
 KINDS = ("simulation", *_PRODUCTS)
@@ -136,7 +150,7 @@ def _main(configuration: str, kind: str, file: Path) -> None:
         return
     component = _PRODUCTS[kind](config)
     file.with_name("ports.json").write_text(json.dumps(ports_of(component)), encoding="utf-8")
-    file.write_text(product_of(component), encoding="utf-8")
+    file.write_text(product_of(component, platform=_PLATFORMS.get(kind)), encoding="utf-8")
 
 
 if __name__ == "__main__":

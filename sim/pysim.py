@@ -258,6 +258,8 @@ class PysimBackend:
         ``vcd`` writes waveforms. ``progress`` is called with the cycles so far.
         Raises :class:`SimulationError` when the engine stops or does not end, :class:`ProtocolError` when it misbehaves on the bus.
         """
+        if program.config.micro:
+            raise SimulationError("Amaranth's simulator takes hours for a micro engine; take the backend verilator or emulator")
         packed = pack_images(program, images)
         with ExitStack() as stack:
             waveforms = stack.enter_context(waveform_file(vcd))

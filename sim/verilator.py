@@ -142,9 +142,9 @@ def engine_verilog(config: EngineConfig) -> str:
 def product_verilog(config: EngineConfig, *, bus: str) -> tuple[str, list[Port]]:
     """Return the Verilog of the stand-alone core, top module :data:`sim.export.PRODUCT`, and its ports; likewise cached.
 
-    ``bus`` is one of :data:`sim.export.KINDS` but ``simulation``. Raises :class:`SimulationError` when it cannot be written.
+    ``bus`` is ``axi`` or ``wishbone``; a micro engine has none of them. Raises :class:`SimulationError` when it cannot be written.
     """
-    place = _exported(config, bus)
+    place = _exported(config, "micro" if config.micro else bus)
     ports = json.loads((place / "ports.json").read_text(encoding="utf-8"))
     return (place / _EXPORTED).read_text(encoding="utf-8"), [Port(*port) for port in ports]
 
@@ -429,8 +429,15 @@ class VerilatorBackend:
         Raises :class:`SimulationError` when the engine stops or does not end, :class:`ProtocolError` when it misbehaves on the bus.
         """
         packed = pack_images(program, images)
+        verilog = self._verilog(program.config)
+        if program.config.micro:
+            from sim.micro import MicroEngineSession, compile_micro
+
+            if vcd is not None:
+                raise SimulationError("there are no waveforms of a micro engine; leave --vcd out")
+            with MicroEngineSession(compile_micro(verilog, top="engine")) as micro:
+                return run_images(micro, program, packed, timing=timing or MemoryTiming(), progress=progress)
         with waveform_file(vcd) as waveforms:
-            verilog = self._verilog(program.config)
             library = compile_model(verilog, bus_bytes=program.config.bus_bytes, waveforms=waveforms is not None)
             with CompiledEngine(library, waveforms=waveforms) as engine:
                 return run_images(engine, program, packed, timing=timing or MemoryTiming(), progress=progress)

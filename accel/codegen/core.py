@@ -10,7 +10,7 @@ from accel import isa
 from accel.config import EngineConfig
 from accel.isa import CSR, ENTRIES, REGISTERS, Field
 
-__all__ = ["WAIVERS", "Port", "describe", "example", "lint_waivers"]
+__all__ = ["WAIVERS", "Port", "describe", "describe_micro", "example", "lint_waivers"]
 
 #: Name, direction and width of a port of the top module, ``input`` or ``output``.
 Port = tuple[str, str, int]
@@ -80,6 +80,14 @@ def describe(config: EngineConfig, *, top: str, bus: str, ports: Sequence[Port],
         "parameter": [_bits(f) for f in isa.PARAMETER],
         "enumerations": {members.__name__: {member.name: member.value for member in members} for members in _ENUMS},
     }
+
+
+def describe_micro(config: EngineConfig, *, top: str, ports: Sequence[Port], files: Sequence[str]) -> dict[str, Any]:
+    """Return all that a tool may want to know of a micro engine, which has no bus, register and interrupt."""
+    absent = ("interrupt", "interfaces", "registers", "base_alignment")
+    described = describe(config, top=top, bus="axi", ports=ports, files=files)
+    memory = {"bytes": config.memory_limit, "data_bits": 8 * config.bus_bytes}
+    return {name: value for name, value in described.items() if name not in absent} | {"memory": memory}
 
 
 def _bits(field: Field) -> dict[str, Any]:

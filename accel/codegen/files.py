@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from importlib import resources
 
 from accel.codegen.c_header import HEADER, register_header
-from accel.codegen.core import Port, describe, example, lint_waivers
+from accel.codegen.core import Port, describe, describe_micro, example, lint_waivers
 from accel.codegen.memory_image import c_array, c_declaration, c_name, hex_words
 from accel.codegen.systemrdl import systemrdl
 from accel.config import EngineConfig
 from accel.graph import Network
 from accel.program import Program
 
-__all__ = ["TOP", "core_files", "driver_files", "image_files"]
+__all__ = ["TOP", "core_files", "driver_files", "image_files", "micro_files"]
 
 #: Name of the core's top module.
 TOP = "systolith"
@@ -40,6 +40,12 @@ def core_files(config: EngineConfig, *, bus: str, verilog: str, ports: Sequence[
     description = f"{TOP}.json"
     described = describe(config, top=TOP, bus=bus, ports=ports, files=[*files, description])
     return files | {description: json.dumps(described, indent=2) + "\n"}
+
+
+def micro_files(config: EngineConfig, *, verilog: str, ports: Sequence[Port]) -> dict[str, str]:
+    """Return everything that belongs to a micro engine whose top module is :data:`TOP`."""
+    described = describe_micro(config, top=TOP, ports=ports, files=[f"{TOP}.v", f"{TOP}.json"])
+    return {f"{TOP}.v": verilog, f"{TOP}.json": json.dumps(described, indent=2) + "\n"}
 
 
 def image_files(program: Program, network: Network) -> dict[str, str]:

@@ -28,14 +28,12 @@ from accel.isa import (
     fields_of,
 )
 
-__all__ = ["MEMORY_LIMIT", "Emitter", "Loop", "align", "map_alignment"]
+__all__ = ["Emitter", "Loop", "align", "map_alignment"]
 
 #: Boundary on which the data of a LOAD begins, so that its bursts are long.
 _DATA_ALIGNMENT = 64
 #: Beats of the longest burst; bursts do not cross a multiple of it.
 _BURST_BEATS = 64
-#: Bytes that addresses reach.
-MEMORY_LIMIT = 1 << 32
 _MASK = 0xFFFF
 
 #: Of the scratchpad's write port, FILLs leave one cycle in so many to the output stage, as a power of two: they are short, but a
@@ -419,8 +417,9 @@ class Emitter:
         data_base = align(len(self._instructions) * INSTRUCTION_BYTES, _DATA_ALIGNMENT)
         map_base = align(data_base + self._data_bytes, map_alignment(self.config))
         total = map_base + self.map_bytes
-        if total > MEMORY_LIMIT:
-            raise CompileError(f"{name}: the program and its maps take {total} bytes, but addresses reach {MEMORY_LIMIT} bytes")
+        limit = self.config.memory_limit
+        if total > limit:
+            raise CompileError(f"{name}: the program and its maps take {total} bytes, but addresses reach {limit} bytes")
         bases = {"data": data_base, "maps": map_base}
         instructions = []
         for opcode, values, section in self._instructions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from accel.compiler.emit import MEMORY_LIMIT, Emitter, align, map_alignment
+from accel.compiler.emit import Emitter, align, map_alignment
 from accel.compiler.errors import CompileError
 from accel.compiler.frames import MemoryMap
 from accel.compiler.fuse import fuse, windowed
@@ -99,9 +99,9 @@ def _allocate_maps(
             continue
         total = align(total + batch * found.image_bytes, map_alignment(config))
         maps[name] = found
-    if batch > 1 and total > MEMORY_LIMIT:
+    if batch > 1 and total > config.memory_limit:
         raise CompileError(
-            f"{network.name}: the maps of {batch} images take {total} bytes, but addresses reach {MEMORY_LIMIT} bytes; "
+            f"{network.name}: the maps of {batch} images take {total} bytes, but addresses reach {config.memory_limit} bytes; "
             "take a smaller batch"
         )
     return maps, total

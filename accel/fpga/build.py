@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from accel.config import PRESETS, EngineConfig, Multiply
+from accel.config import DESIGNS, PRESETS, EngineConfig, Multiply
 from accel.fpga.devices import KINDS, Device
 from accel.fpga.errors import DoesNotFitError, FpgaError
 from accel.fpga.flow import Netlist, Resource, Route, area, pack, place_and_route, synthesise, tools_of, with_harness
@@ -246,6 +246,8 @@ def excess(resources: Mapping[str, Resource]) -> list[str]:
 
 def _too_large(config: EngineConfig, device: Device, short: Sequence[str], product: Product, stage: Stage) -> str:
     needs = f"{config.name} does not fit {device.part}: it takes {' and '.join(short)}"
+    if device.has_spram and not config.micro:
+        return f"{needs}; take --config micro, which is made for this part"
     for smaller in sorted(PRESETS.values(), key=lambda preset: -preset.macs_per_cycle):
         fitted = suited(smaller, device)
         if smaller.macs_per_cycle < config.macs_per_cycle and not excess(area_of_core(fitted, device, product, stage)[1]):
@@ -253,8 +255,14 @@ def _too_large(config: EngineConfig, device: Device, short: Sequence[str], produ
     return f"{needs}; no smaller preset fits it either, so take a larger part"
 
 
-def candidates() -> Iterator[EngineConfig]:
-    """Yield configurations to choose from: the presets, arrays between them, and each without what not every network needs."""
+def candidates(device: Device) -> Iterator[EngineConfig]:
+    """Yield configurations to choose from: the presets, arrays between them, and each without what not every network needs.
+
+    A device that the micro engine is made for holds no other.
+    """
+    if device.has_spram:
+        yield DESIGNS["micro"]
+        return
     base, small = PRESETS["base"], PRESETS["small"]
     shapes = [
         *PRESETS.values(),

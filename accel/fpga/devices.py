@@ -51,6 +51,11 @@ class Device:
     capacity: Mapping[str, int] | None = None
 
     @property
+    def has_spram(self) -> bool:
+        """Whether it has the large memories of iCE40 UltraPlus, of which the micro engine is made."""
+        return self.part.startswith("iCE40UP")
+
+    @property
     def routable(self) -> bool:
         """Whether designs are placed and routed here, with a frequency to be trusted."""
         return self.family in ("ecp5", "ice40")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from accel import isa
-from accel.config import PRESETS, EngineConfig
+from accel.config import DESIGNS, PRESETS, EngineConfig
 from accel.isa import PERIOD_THREE, WINDOW_TAPS, Instruction, Opcode, Operation, Source, Target
 from accel.numerics import Rounding, shift_stages
 from accel.program import LayerInfo, MemoryTiming, Program, TensorBinding
@@ -26,6 +26,7 @@ CONFIGS = {
     "small": PRESETS["small"],
     "tall": replace(PRESETS["small"], name="tall", rows=8, columns=2, lanes=1),
     "wide": replace(PRESETS["small"], name="wide", rows=3, columns=6, lanes=3, bus_bytes=16, parameter_channels=96),
+    "micro": DESIGNS["micro"],
     # three lines of windows, and rows that are no power of two
     "nine": replace(PRESETS["small"], name="nine", rows=9, columns=12, lanes=3, bus_bytes=8, parameter_channels=96),
     # elements that multiply in the other ways, pairs of them below two lines of windows
