@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from accel.board import BAUD, CLOCK
-from accel.config import PRESETS, EngineConfig, load_config
+from accel.config import DESIGNS, PRESETS, EngineConfig, load_config
 from accel.errors import SystolithError
 from accel.program import MemoryTiming
 
@@ -102,6 +102,12 @@ def cli() -> None:
     """
 
 
+def _finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):
+        raise CommandError(f"{parameter.opts[0]}: must be a finite number, not {value}")
+    return value
+
+
 _network = click.argument("network")
 _config = click.option(
     "--config",
@@ -158,6 +164,7 @@ _budget = click.option(
 _clock = click.option(
     "--clock",
     type=click.FloatRange(min=0, min_open=True),
+    callback=_finite,
     default=100.0,
     show_default=True,
     metavar="MHZ",
@@ -233,9 +240,12 @@ def run(
     """
     engine = load_config(config)
     timing = MemoryTiming(latency=memory_latency, interval=memory_interval, stall_seed=stall_seed)
-    waves = _output_path(vcd) if vcd is not None else None
-    outputs = _output_path(output) if output is not None else None
-    timeline = _output_path(trace) if trace is not None else None
+    sources = network, config, input_file, calibration
+    waves = _output_path(vcd, *sources) if vcd is not None else None
+    outputs = _output_path(output, *sources) if output is not None else None
+    if outputs is not None and outputs.suffix.lower() != ".npy":
+        raise CommandError(f"{output}: output bytes are written as .npy; give the name of such a file")
+    timeline = _output_path(trace, *sources) if trace is not None else None
 
     import numpy as np
 
@@ -330,7 +340,7 @@ def estimate(
     timing = MemoryTiming(latency=memory_latency, interval=memory_interval)
     if trace is not None and len(engines) > 1:
         raise CommandError(f"--trace: a timeline is of one configuration, not {len(engines)}; give --config once")
-    timeline = _output_path(trace) if trace is not None else None
+    timeline = _output_path(trace, network, calibration, *configs) if trace is not None else None
 
     from accel import terminal
     from accel.frontends import load_network
@@ -532,14 +542,22 @@ def networks(as_json: bool) -> None:
 @cli.command()
 @_as_json
 def configs(as_json: bool) -> None:
-    """List the preset engine configurations; a TOML file with `base = "small"` changes single fields of one.
+    """List the engine configurations that have names; a TOML file with `base = "small"` changes single fields of a preset.
+
+    The last ones are those of whole designs, whose memory is on the chip.
 
     \b
     Example:
       systolith configs
     """
     if as_json:
-        _emit_json({"configs": [{**preset.as_dict(), "digest": f"{preset.digest:016x}"} for preset in PRESETS.values()]})
+        _emit_json(
+            {
+                "configs": [
+                    {**preset.as_dict(), "digest": f"{preset.digest:016x}"} for preset in (*PRESETS.values(), *DESIGNS.values())
+                ]
+            }
+        )
         return
     rows = [
         (
@@ -552,7 +570,7 @@ def configs(as_json: bool) -> None:
             _kib(2 * c.accumulator_words * c.columns * 4),
             f"{c.parameter_channels:,}",
         )
-        for c in PRESETS.values()
+        for c in (*PRESETS.values(), *DESIGNS.values())
     ]
     _emit_table(("config", "array", "bus bytes", "lanes", "scratchpad", "weights", "accumulators", "channels"), rows)
 
@@ -1056,9 +1074,12 @@ def _kib(size: int) -> str:
     return f"{size / 1024:g} KiB"
 
 
-def _output_path(name: str) -> Path:
-    """Return the path of a file to be written; refuse early what cannot be."""
+def _output_path(name: str, *inputs: str | None) -> Path:
+    """Return the path of a file to be written; refuse early what cannot be, and what the command reads."""
     path = Path(name)
+    for read in inputs:
+        if read is not None and path.exists() and Path(read).exists() and path.samefile(read):
+            raise CommandError(f"{name}: is read by this command too; give the name of another file to write")
     if path.is_dir():
         raise CommandError(f"{name}: is a directory; give the name of a file to write")
     if path.exists() and not path.is_file():

@@ -82,7 +82,12 @@ def real_values(array: npt.ArrayLike, shape: Shape, preprocessing: Mapping[str, 
         raise ImageError(
             f"{origin}: values must be int8 (already quantised), uint8 (pixels) or float32 or float64 (real), not {values.dtype}"
         )
-    arranged = _arranged(values, (shape,), origin)
+    try:
+        arranged = _arranged(values, (shape,), origin)
+    except ImageError as error:
+        if "pad" in preprocessing and values.shape[-2:] != shape[:2]:
+            raise ImageError(f"{error}; images that are not padded yet are taken as uint8, pixels from 0 to 255") from None
+        raise
     if not np.isfinite(arranged).all():
         raise ImageError(f"{origin}: holds NaN or infinity; every value must be finite")
     return arranged.astype(np.float32)
@@ -114,6 +119,8 @@ def read_array(path: str | Path, *, channels: int | None = None) -> Array:
     except ImageError:
         raise
     except Exception as error:  # damaged archives and headers surface as whatever zipfile, zlib, tokenize or NumPy raise
+        if "allow_pickle" in str(error):
+            raise ImageError(f"{path}: holds Python objects; save an array of int8, uint8 or float32 instead") from None
         raise ImageError(f"{path}: cannot be read as a {suffix} file: {_one_line(error)}") from None
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.style import Style
@@ -35,6 +36,8 @@ __all__ = [
 
 #: Width of everything shown; also assumed where nobody tells (output into a file).
 COLUMNS = 100
+#: Width below which no text in a table is folded.
+_FOLDED = 12
 #: Pixels a side of a picture, and pictures in a row: each takes two more columns than its pixels, within COLUMNS.
 SIDE = 18
 ACROSS = 5
@@ -46,9 +49,31 @@ PLAIN_INTERVAL = 10.0
 Pixels = npt.NDArray[np.uint8]
 
 
+class _Console(Console):
+    """Cuts no figure: a table that is too wide even when its texts are folded goes on beyond the edge."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        width = self.width
+        self.width = max(width, *(_least_width(table) for table in objects if isinstance(table, Table)), 0)
+        try:
+            super().print(*objects, **options)
+        finally:
+            self.width = width
+
+
+def _least_width(table: Table) -> int:
+    """Return the columns that a table takes at most when only what may be wrapped is narrow."""
+    width = 1
+    for column in table.columns:
+        texts = [cell.plain if isinstance(cell, Text) else str(cell) for cell in (column.header, *column.cells)]
+        longest = max(map(cell_len, texts), default=0)
+        width += (longest if column.no_wrap else min(longest, _FOLDED)) + 3  # a space at each side, and a line
+    return width
+
+
 def make_console(stream: TextIO) -> Console:
     """Return a console on ``stream``: as wide as the terminal, at most COLUMNS."""
-    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+    console = _Console(file=stream, highlight=False, markup=False, emoji=False)
     console.width = min(console.width, COLUMNS) if console.is_terminal else COLUMNS
     return console
 

@@ -38,6 +38,8 @@ def load_network(name_or_path: str, *, calibration: str | Path | None = None, as
         if calibration is not None:
             raise FrontendError(f"{path}: a .tflite file is quantised by its converter; leave the calibration data out")
         return load_tflite(path, name=name, assume=assume)
+    if suffix != ".onnx" and path.exists():
+        raise FrontendError(f"{path}: is no network; give a .onnx or .tflite file, or one of {', '.join(NETWORKS)}")
     if suffix != ".onnx":
         raise FrontendError(f"no network is called {name_or_path!r}; use one of {', '.join(NETWORKS)}, or a .onnx or .tflite file")
     from accel.frontends.onnx import load_onnx  # takes a while, and the built-in networks do not need it

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from accel import __main__ as program
 from accel import cli as cli_module
 from accel import golden
 from accel.cli import BACKENDS, BUSES, cli
-from accel.config import PRESETS
+from accel.config import DESIGNS, PRESETS
 from accel.frontends import NETWORKS
 from accel.frontends.builtin import DATA
 from sim import backends, export
@@ -121,12 +122,12 @@ def test_a_clock_gives_each_layer_its_cycles() -> None:
     assert values["simulated_cycles_per_second"] > 0
 
 
-def test_configs_lists_the_presets() -> None:
+def test_configs_lists_what_has_a_name() -> None:
     listed = json.loads(call("configs", "--json").stdout)["configs"]
-    assert [c["name"] for c in listed] == list(PRESETS)
-    assert [c["rows"] for c in listed] == [p.rows for p in PRESETS.values()]
+    assert [c["name"] for c in listed] == [*PRESETS, *DESIGNS]
+    assert [c["rows"] for c in listed] == [p.rows for p in (*PRESETS.values(), *DESIGNS.values())]
     table = call("configs").stdout
-    assert all(name in table for name in PRESETS)
+    assert all(name in table for name in (*PRESETS, *DESIGNS))
 
 
 def test_networks_lists_the_built_in_ones() -> None:
@@ -253,6 +254,10 @@ def write_directory_v(folder: Path) -> list[str]:
         (lambda folder: ["run", "lenet5", "--backend", "emulator", "--vcd", str(folder / "x.vcd")], "--backend verilator or pysim"),
         (lambda folder: ["run", "lenet5", "--vcd", str(folder / "none" / "x.vcd")], "does not exist"),
         (lambda folder: ["verilog", "-o", str(folder / "none" / "x.v")], "does not exist"),
+        (lambda folder: ["run", "lenet5", "--output", str(folder / "out.txt")], "output bytes are written as .npy"),
+        (lambda folder: ["estimate", str(folder)], "is no network; give a .onnx or .tflite file"),
+        (lambda _: ["estimate", "lenet5", "--clock", "nan"], "--clock: must be a finite number, not nan"),
+        (lambda _: ["estimate", "lenet5", "--clock", "inf"], "--clock: must be a finite number, not inf"),
         (write_directory_v, "is a directory"),
         (lambda _: ["verilog", "-o", "/dev/null"], "is not a directory; give a directory, or a file whose name ends in .v"),
         (lambda folder: ["verilog", "-o", str(folder / "none" / "core")], "does not exist"),
@@ -371,6 +376,34 @@ def test_a_directory_is_written_where_its_parent_may_not_be(tmp_path: Path, monk
     assert result.exit_code == 0, result.output
     assert "systolith.v" in {path.name for path in target.iterdir()}
     assert not [path for path in target.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("option", ["--output", "--trace"])
+@pytest.mark.parametrize("read", ["image", "link", "config"])
+def test_what_is_read_is_not_written(option: str, read: str, tmp_path: Path) -> None:
+    image, link, config = tmp_path / "image.npy", tmp_path / "link.npy", tmp_path / "config.toml"
+    np.save(image, np.zeros((28, 28), np.uint8))
+    link.symlink_to(image)
+    config.write_text('base = "tiny"\n')
+    before = image.read_bytes(), config.read_bytes()
+    target = {"image": image, "link": link, "config": config}[read]
+    result = call("run", "lenet5", "--input", str(image), "--config", str(config), option, str(target))
+    assert result.exit_code == 2
+    assert result.stderr == f"systolith: {target}: is read by this command too; give the name of another file to write\n"
+    assert (image.read_bytes(), config.read_bytes()) == before
+
+
+def test_an_interrupt_before_anything_is_known_is_answered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_module, "main", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_choices_are_what_simulation_and_export_offer() -> None:

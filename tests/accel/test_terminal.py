@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.table import Table
 
 from accel import terminal
 from accel.config import PRESETS
@@ -149,3 +150,25 @@ def test_progress_on_a_terminal_is_a_live_line_that_goes_away() -> None:
         progress.stage("simulating", unit="cycles")
         progress.advance(1_000)
     assert "\n\n" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80])
+def test_no_figure_is_cut_however_narrow_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    table = Table()
+    table.add_column("a name that is rather long")
+    for n in range(8):
+        table.add_column(f"figure{n}", justify="right", no_wrap=True)
+    figures = [f"{10**7 + n:,}" for n in range(8)]
+    table.add_row("layer3.0.conv1+layer3.0.relu+pool", *figures)
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    console = make_console(stream)
+    console.print(table)
+    assert console.width == columns
+    assert all(figure in stream.getvalue() for figure in figures)
+    assert "…" not in stream.getvalue()
