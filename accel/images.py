@@ -119,8 +119,8 @@ def read_array(path: str | Path, *, channels: int | None = None) -> Array:
     except ImageError:
         raise
     except Exception as error:  # damaged archives and headers surface as whatever zipfile, zlib, tokenize or NumPy raise
-        if "allow_pickle" in str(error):
-            raise ImageError(f"{path}: holds Python objects; save an array of int8, uint8 or float32 instead") from None
+        if "allow_pickle" in str(error):  # what NumPy says of anything that does not begin as its own files do
+            raise ImageError(f"{path}: cannot be read as a {suffix} file: it is cut off, or holds something else") from None
         raise ImageError(f"{path}: cannot be read as a {suffix} file: {_one_line(error)}") from None
 
 

@@ -24,7 +24,7 @@ from accel.frontends import NETWORKS
 from accel.frontends.builtin import DATA
 from sim import backends, export
 
-COMMANDS = ("run", "estimate", "infer", "compare", "networks", "configs", "disassemble", "verilog", "fpga")
+COMMANDS = ("run", "estimate", "infer", "compare", "networks", "configs", "disassemble", "verilog", "fpga", "bitstream")
 PROMISED = {
     *("network", "config", "backend", "images", "mismatches", "predictions", "total_cycles", "cycles_per_image", "macs_per_image"),
     *("utilisation", "simulated_cycles_per_second", "layers"),
@@ -408,7 +408,8 @@ def test_an_interrupt_before_anything_is_known_is_answered(
 
 def test_choices_are_what_simulation_and_export_offer() -> None:
     assert ("auto", *backends.BACKENDS) == BACKENDS
-    assert export.KINDS[1:] == BUSES
+    # an engine with a memory of its own has no bus to choose
+    assert export.KINDS[1:] == (*BUSES, "micro")
 
 
 @pytest.mark.parametrize("output", ["core.v", "core"])
@@ -418,7 +419,8 @@ def test_an_interrupt_leaves_no_file(output: str, tmp_path: Path, monkeypatch: p
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli_module, "_verilog", lambda *_: ("module", []))
-    monkeypatch.setattr(Path, "write_text", interrupt)
+    for write in ("write_text", "write_bytes"):
+        monkeypatch.setattr(Path, write, interrupt)
     result = call("verilog", "-o", str(tmp_path / output))
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == "interrupted"

@@ -156,7 +156,7 @@ def test_progress_on_a_terminal_is_a_live_line_that_goes_away() -> None:
 def test_no_figure_is_cut_however_narrow_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     table = Table()
-    table.add_column("a name that is rather long")
+    table.add_column("a name that is rather long", overflow="fold")
     for n in range(8):
         table.add_column(f"figure{n}", justify="right", no_wrap=True)
     figures = [f"{10**7 + n:,}" for n in range(8)]

@@ -50,8 +50,9 @@ def test_a_unit_has_each_of_its_instructions_until_it_retires(opcode: Opcode) ->
 def test_names_tell_layer_and_instruction() -> None:
     program, estimated = lenet()
     trace = timeline(program, estimated.retired, estimated.cycles)
-    # the last layer's weights come a layer ahead
-    assert slices(trace, "load unit")[-1]["name"] == "fc2 LOAD weights"
+    last = max(n for n, instruction in enumerate(program.instructions) if instruction.opcode is Opcode.LOAD)
+    (layer,) = (layer.name for layer in program.layers if layer.first_instruction <= last <= layer.last_instruction)
+    assert slices(trace, "load unit")[-1]["name"] == f"{layer} LOAD weights"
     assert slices(trace, "execute unit")[0]["name"] == "conv1+conv1_pool EXECUTE array"
     assert slices(trace, "store unit")[-1]["name"] == "fc3 STORE"
     assert slices(trace, "execute unit")[0]["args"]["fields"].startswith("ARRAY accumulators[0..")

