@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from accel.config import PRESETS, ConfigError, EngineConfig, load_config, power_of_two_at_least
+from accel.config import DESIGNS, PRESETS, ConfigError, EngineConfig, load_config, power_of_two_at_least
 
 BASE = PRESETS["base"]
 
@@ -84,7 +84,7 @@ def test_refusals_are_sentences(changes: dict[str, Any], sentence: str) -> None:
     assert refusal(**changes) == sentence
 
 
-def test_the_digest_covers_every_field_but_the_name() -> None:
+def test_the_digest_covers_every_field_that_programs_depend_on() -> None:
     other: dict[str, Any] = {
         "rows": 16,
         "columns": 16,
@@ -99,10 +99,11 @@ def test_the_digest_covers_every_field_but_the_name() -> None:
         "elementwise": False,
         "multiplier": False,
     }
-    assert set(other) == {f.name for f in fields(EngineConfig)} - {"name"}
+    assert set(other) == {f.name for f in fields(EngineConfig)} - {"name", "micro"}
     digests = {replace(BASE, **{key: value}).digest for key, value in other.items()}
     assert len(digests | {BASE.digest}) == len(other) + 1
     assert replace(BASE, name="another").digest == BASE.digest
+    assert replace(DESIGNS["micro"], micro=False).digest == DESIGNS["micro"].digest
     assert 0 <= BASE.digest < 1 << 64
 
 
@@ -148,7 +149,7 @@ def test_presets_load_by_name(name: str) -> None:
         (
             'base = "tiny"\nrow = 3',
             "unknown field 'row'; the fields are name, rows, columns, bus_bytes, lanes, scratchpad_words, weight_words, "
-            "accumulator_words, parameter_channels, window_pixels, tables, elementwise, multiplier and base",
+            "accumulator_words, parameter_channels, window_pixels, tables, elementwise, multiplier, micro and base",
         ),
         (
             "rows = 4\ncolumns = 4",
@@ -184,4 +185,4 @@ def test_files_that_are_no_toml(tmp_path: Path, content: bytes) -> None:
 def test_an_unknown_name_lists_the_presets() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("medium")
-    assert str(caught.value) == "no configuration is called 'medium'; use one of tiny, small, base, large, board, or a .toml file"
+    assert str(caught.value) == "no configuration is called 'medium'; use one of tiny, small, base, large, board, micro, or a .toml file"
