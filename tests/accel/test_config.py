@@ -185,4 +185,5 @@ def test_files_that_are_no_toml(tmp_path: Path, content: bytes) -> None:
 def test_an_unknown_name_lists_the_presets() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("medium")
-    assert str(caught.value) == "no configuration is called 'medium'; use one of tiny, small, base, large, board, micro, or a .toml file"
+    known = "tiny, small, base, large, board, micro"
+    assert str(caught.value) == f"no configuration is called 'medium'; use one of {known}, or a .toml file"
