@@ -246,12 +246,12 @@ def excess(resources: Mapping[str, Resource]) -> list[str]:
 
 def _too_large(config: EngineConfig, device: Device, short: Sequence[str], product: Product, stage: Stage) -> str:
     needs = f"{config.name} does not fit {device.part}: it takes {' and '.join(short)}"
-    if device.has_spram and not config.micro:
-        return f"{needs}; take --config micro, which is made for this part"
     for smaller in sorted(PRESETS.values(), key=lambda preset: -preset.macs_per_cycle):
         fitted = suited(smaller, device)
         if smaller.macs_per_cycle < config.macs_per_cycle and not excess(area_of_core(fitted, device, product, stage)[1]):
             return f"{needs}; the largest preset that fits is {smaller.name}, and --fit finds what lies between"
+    if device.has_spram and not config.micro:
+        return f"{needs}; no smaller preset fits it either, but micro is made for it"
     return f"{needs}; no smaller preset fits it either, so take a larger part"
 
 

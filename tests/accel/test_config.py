@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from accel.config import PRESETS, ConfigError, EngineConfig, load_config, power_of_two_at_least
+from accel.config import DESIGNS, PRESETS, ConfigError, EngineConfig, load_config, power_of_two_at_least
 
 BASE = PRESETS["base"]
 
@@ -102,10 +102,11 @@ def test_the_digest_covers_every_field_that_a_program_depends_on() -> None:
         "elementwise": False,
         "multiplier": False,
     }
-    assert set(other) == {f.name for f in fields(EngineConfig)} - {"name", "multiply", "logic_elements"}
+    assert set(other) == {f.name for f in fields(EngineConfig)} - {"name", "multiply", "logic_elements", "micro"}
     digests = {replace(BASE, **{key: value}).digest for key, value in other.items()}
     assert len(digests | {BASE.digest}) == len(other) + 1
     assert replace(BASE, name="another", multiply="logic", logic_elements=3).digest == BASE.digest
+    assert replace(DESIGNS["micro"], micro=False).digest == DESIGNS["micro"].digest
     assert 0 <= BASE.digest < 1 << 64
 
 
@@ -152,7 +153,7 @@ def test_presets_load_by_name(name: str) -> None:
             'base = "tiny"\nrow = 3',
             "unknown field 'row'; the fields are name, rows, columns, bus_bytes, lanes, scratchpad_words, weight_words, "
             "accumulator_words, parameter_channels, window_pixels, tables, elementwise, multiplier, multiply, "
-            "logic_elements and base",
+            "logic_elements, micro and base",
         ),
         (
             "rows = 4\ncolumns = 4",
@@ -188,4 +189,5 @@ def test_files_that_are_no_toml(tmp_path: Path, content: bytes) -> None:
 def test_an_unknown_name_lists_the_presets() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("medium")
-    assert str(caught.value) == "no configuration is called 'medium'; use one of tiny, small, base, large, board, or a .toml file"
+    known = "tiny, small, base, large, board, micro"
+    assert str(caught.value) == f"no configuration is called 'medium'; use one of {known}, or a .toml file"

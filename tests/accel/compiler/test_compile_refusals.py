@@ -92,7 +92,7 @@ def test_other_factors_do() -> None:
 
 
 def test_more_memory_than_addresses_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("accel.compiler.emit.MEMORY_LIMIT", 1024)
+    monkeypatch.setattr("accel.config.EngineConfig.memory_limit", 1024)
     with pytest.raises(CompileError, match=r"^net: the program and its maps take \d+ bytes, but addresses reach 1024 bytes$"):
         compile_network(network(conv(requantisation(1 << 30, -8))), BASE)
 
