@@ -116,7 +116,7 @@ class Accumulators(wiring.Component):
 
         # Column c reads, adds and writes one, two and three cycles after its control came; its neighbour does so a cycle later. So
         # one chain serves all columns. What they ask of it is worked out before, so that the adder has its cycle to itself.
-        events = data.StructLayout({"reads": 2, "writes": 2, "last": 1})
+        events = data.StructLayout({"valid": 1, "reads": 2, "writes": 2, "last": 1})
         manner = data.StructLayout(
             {
                 "address": bits,
@@ -135,6 +135,7 @@ class Accumulators(wiring.Component):
             with m.If(stage.valid & arrived):
                 half = stage.address[bits]
                 m.d.sync += [
+                    event.valid.eq(1),
                     event.reads.eq(Cat(~half, half)),
                     event.writes.eq(Cat(~half, half) & (~stage.drop).replicate(2)),
                     event.last.eq(stage.last),
@@ -155,7 +156,7 @@ class Accumulators(wiring.Component):
 
         drained = [[Signal(32, name=f"drained_{h}_{c}", reset_less=True) for c in range(self.columns)] for h in range(2)]
         for c in range(self.columns):
-            (reading, at), (_, taking), (_, adding), (writing, to) = chain[c : c + 4]
+            (reading, at), (taken, taking), (added, adding), (writing, to) = chain[c : c + 4]
 
             byte = Signal(signed(8), name=f"byte_{c}")
             m.d.comb += byte.eq(self.i_bytes[c] if c < self.rows else 0)
@@ -185,18 +186,21 @@ class Accumulators(wiring.Component):
                     write.addr.eq(to.address),
                     write.data.eq(total),
                 ]
-                m.d.sync += [drained[half][c].eq(read.data), kept[half].eq(Mux(taking.keeps[half], read.data, 0))]
+                m.d.sync += drained[half][c].eq(read.data)
+                with m.If(taken.valid):
+                    m.d.sync += kept[half].eq(Mux(taking.keeps[half], read.data, 0))
 
             value = Signal(signed(32), name=f"value_{c}")
             old = Signal(signed(32), name=f"old_{c}")
             m.d.comb += value.eq(Mux(adding.from_array, self.i_sums[c], bypass))
             m.d.comb += old.eq(kept[0] | kept[1] | (total & adding.forward.replicate(32)))
-            with m.If(adding.maximum):
-                # (a subtraction, because a comparison becomes a tree of look-up tables, and no carry chain)
-                m.d.sync += total.eq(Mux((old - value)[-1], value, old))
-            with m.Else():
-                # sums wrap at 32 bits: that is the arithmetic contract
-                m.d.sync += total.eq((value + old)[:32].as_signed())
+            with m.If(added.valid):
+                with m.If(adding.maximum):
+                    # (a subtraction, because a comparison becomes a tree of look-up tables, and no carry chain)
+                    m.d.sync += total.eq(Mux((old - value)[-1], value, old))
+                with m.Else():
+                    # sums wrap at 32 bits: that is the arithmetic contract
+                    m.d.sync += total.eq((value + old)[:32].as_signed())
 
         m.d.sync += self.o_done.eq(chain[-1][0].last)
 

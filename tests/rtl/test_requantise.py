@@ -23,6 +23,7 @@ def ref_requantise(cases, multiplies):
 def rtl_requantise(bench, cases, multiplies, lanes):
     """Return the same from the hardware. The cases of one cycle must share the recipe: the last four."""
     inputs = []
+    places = []
     for group in (cases[n : n + lanes] for n in range(0, len(cases), lanes)):
         parameters = []
         for _, bias, multiplier, shift, rounding, *_ in group:
@@ -31,10 +32,14 @@ def rtl_requantise(bench, cases, multiplies, lanes):
         rounding, zero_point, minimum, maximum = group[0][4:]
         assert all(case[4:] == group[0][4:] for case in group)
         recipe = {"rounding": rounding, "zero_point": zero_point, "minimum": minimum, "maximum": maximum}
-        inputs.append({"i_sums": [case[0] for case in group], "i_parameters": parameters, "i_recipe": recipe})
+        places.append(len(inputs))
+        inputs.append({"i_valid": 1, "i_sums": [case[0] for case in group], "i_parameters": parameters, "i_recipe": recipe})
+        if len(places) % 3 == 0:
+            # what is there in a cycle without sums means nothing
+            inputs.append({**inputs[-1], "i_valid": 0, "i_sums": [~case[0] for case in group]})
     block = Requantiser(lanes=lanes, multiplier=multiplies)
     seen = bench.trace(block, inputs, ["o_bytes"], more=Requantiser.LATENCY)
-    return [byte for values in seen[Requantiser.LATENCY :] for byte in values["o_bytes"]]
+    return [byte for place in places for byte in seen[place + Requantiser.LATENCY]["o_bytes"]]
 
 
 def check(bench, cases, *, multiplies=True, lanes=1, note=""):

@@ -16,7 +16,7 @@ from accel.codegen.core import WAIVERS
 from accel.codegen.files import TOP, core_files
 from accel.config import PRESETS
 from rtl import read_port, wishbone, write_port
-from sim.export import PRODUCT, with_plain_names
+from sim.export import PRODUCT, with_plain_names, with_registers_folded
 from sim.verilator import engine_verilog, product_verilog, verilator_root
 
 #: Of each bus the smallest, whose widths are the oddest; and the one that most people will take.
@@ -107,7 +107,7 @@ def registers(text: str) -> dict[str, Counter[tuple[str, str]]]:
     """Return the sizes and first values of what a clock edge changes, by module (without the top's name)."""
     result = {}
     for name, body in re.findall(r"^module (\w+) ?\(.*?\);\n(.*?)^endmodule", text, re.MULTILINE | re.DOTALL):
-        clocked = set(re.findall(r"^ +always @\(posedge clk\)\n +(\w+) <=", body, re.MULTILINE))
+        clocked = set(re.findall(r"^ +(\w+)(?: ?\[[^\]]*\])? <=", body, re.MULTILINE))
         declared = re.findall(r"^ +reg (\[\d+:0\] )?(\w+)(?: = ([^;]+))?;$", body, re.MULTILINE)
         module = name.partition("_")[2]
         result[module] = Counter((size, value) for size, register, value in declared if register in clocked)
@@ -126,3 +126,51 @@ def test_the_page_on_integration_has_the_numbers_of_the_hardware() -> None:
     assert f"INCR bursts of at most {write_port.BURST_BEATS} full beats that never cross 4096 bytes" in page
     assert f"Up to {read_port.OUTSTANDING} reads and {write_port.OUTSTANDING} writes wait" in page
     assert f"up to {wishbone.OUTSTANDING} under way" in page
+
+
+def _counter(*, reader: str = "") -> str:
+    return f"""module counter(clk, rst, en, o);
+  reg \\$1 ;
+  reg [3:0] \\$2 ;
+  reg [3:0] count = 4'h0;
+  reg flag = 1'h0;
+{reader}  always @(posedge clk)
+    count <= \\$2 ;
+  always @(posedge clk)
+    flag <= \\$1 ;
+  always @* begin
+    if (\\$auto$verilog_backend.cc:2355:dump_module$1 ) begin end
+    \\$2  = count;
+    if (en) begin
+      \\$2 [1:0] = count[1:0] + 2'h1;
+    end
+    if (rst) begin
+      \\$2  = 4'h0;
+    end
+  end
+  always @* begin
+    \\$1  = 1'h0;
+    if (en) begin
+      \\$1  = 1'h1;
+    end
+  end
+endmodule
+"""
+
+
+def test_registers_keep_what_they_have_without_being_told_to() -> None:
+    folded = with_registers_folded(_counter())
+    assert "count <= \\$2" not in folded
+    block = folded[folded.index("always @(posedge clk) begin") :].split()
+    expected = (
+        "always @(posedge clk) begin if (en) begin count [1:0] <= count[1:0] + 2'h1; end if (rst) begin count <= 4'h0; end end"
+    )
+    assert block[: len(expected.split())] == expected.split()
+    # what becomes something else of its own accord stays a signal
+    assert "flag <= \\$1" in folded
+    assert folded.count("always @*") == 1
+
+
+def test_what_a_register_will_be_stays_where_something_else_reads_it() -> None:
+    text = _counter(reader="  assign o = \\$2 ;\n")
+    assert with_registers_folded(text) == text
