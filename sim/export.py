@@ -131,7 +131,7 @@ def _folded(module: str) -> str:
         if following not in registers or registers[following][1] != register:
             return match[0]
         assigned = re.compile(rf"(?m)^( *){re.escape(following)}( \[[^\]]*\])? +=(?= )")
-        body, count = assigned.subn(lambda target: f"{target[1]}{register}{target[2] or ' '} <=", body)
+        body, count = assigned.subn(lambda target: f"{target[1]}{register}{target[2] or ''} <=", body)
         # besides those: its declaration, the first assignment, and the register
         if uses[following] != count + 3:
             return match[0]
