@@ -127,11 +127,11 @@ def _folded(module: str) -> str:
     def fold(match: re.Match[str]) -> str:
         indent, first, body = match[1], match[2], match[3]
         keeps = re.fullmatch(rf" *({_NAME}) *= ({_NAME}) *;\n", first)
-        following, register = (name.strip() for name in keeps.groups()) if keeps else ("", "")
-        if following not in registers or registers[following][1] != register:
+        following, register = (keeps[1].strip(), keeps[2]) if keeps else ("", "")  # an escaped name needs the space behind it
+        if following not in registers or registers[following][1] != register.strip():
             return match[0]
         assigned = re.compile(rf"(?m)^( *){re.escape(following)}( \[[^\]]*\])? +=(?= )")
-        body, count = assigned.subn(lambda target: f"{target[1]}{register}{target[2] or ''} <=", body)
+        body, count = assigned.subn(lambda target: f"{target[1]}{register}{(target[2] or '').strip()} <=", body)
         # besides those: its declaration, the first assignment, and the register
         if uses[following] != count + 3:
             return match[0]

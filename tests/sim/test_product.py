@@ -163,7 +163,7 @@ def test_registers_keep_what_they_have_without_being_told_to() -> None:
     assert "count <= \\$2" not in folded
     block = folded[folded.index("always @(posedge clk) begin") :].split()
     expected = (
-        "always @(posedge clk) begin if (en) begin count [1:0] <= count[1:0] + 2'h1; end if (rst) begin count <= 4'h0; end end"
+        "always @(posedge clk) begin if (en) begin count[1:0] <= count[1:0] + 2'h1; end if (rst) begin count <= 4'h0; end end"
     )
     assert block[: len(expected.split())] == expected.split()
     # what becomes something else of its own accord stays a signal
