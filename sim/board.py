@@ -59,7 +59,7 @@ def board_design(program: Program, settings: Settings, *, platform: Any, blocks:
 
     if pll_dividers(settings.clock) is None:
         raise BoardError(
-            f"the PLL cannot make {settings.clock} Hz of the board's {OSCILLATOR} Hz; take a multiple of 5 MHz from 10 to 400 MHz"
+            f"the PLL cannot make {settings.clock} Hz of the board's {OSCILLATOR} Hz; take a multiple of 5 MHz from 5 to 400 MHz"
         )
     wanted = -(-program.memory_bytes // _BLOCK_BYTES)
     if wanted > blocks:

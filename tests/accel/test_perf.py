@@ -41,7 +41,7 @@ def test_constants_are_the_hardwares(name: str) -> None:
 
 def test_latencies_that_the_model_has_as_numbers() -> None:
     """``_store`` counts them, and ``_fetch`` whole bursts of instructions: a change of the hardware must come by here."""
-    assert accumulators.READ_LATENCY == 3
+    assert accumulators.READ_LATENCY == 2
     assert Requantiser.LATENCY == 8
     assert dispatch.FETCH_BYTES % INSTRUCTION_BYTES == 0
 
