@@ -12,8 +12,8 @@ __all__ = ["Queue"]
 class Queue(wiring.Component):
     """First in, first out; an entry is seen in the cycle after it was pushed, as in :class:`amaranth.lib.fifo.SyncFIFO`.
 
-    The entries behind the head are in a memory of ``depth - 1`` words, which is read only on the way to the head's register. All
-    that a user sees (``w_rdy``, ``r_rdy``, ``r_data``) is a register.
+    The entries behind the head are in a memory of ``depth - 1`` words, whose output is ``o_second``. All
+    else that a user sees (``w_rdy``, ``r_rdy``, ``r_data``) is a register.
 
     A flag that follows from an entry alone is best pushed with it. One that follows from something else too can be a register all
     the same: in a cycle in which ``o_moves`` is high, the head of the next cycle is ``o_second`` if ``o_behind``, else what is

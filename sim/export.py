@@ -133,7 +133,7 @@ def _folded(module: str) -> str:
         assigned = re.compile(rf"(?m)^( *){re.escape(following)}( \[[^\]]*\])? +=(?= )")
         body, count = assigned.subn(lambda target: f"{target[1]}{register}{(target[2] or '').strip()} <=", body)
         # besides those: its declaration, the first assignment, and the register
-        if uses[following] != count + 3:
+        if uses[following] != count + 3 or re.search(r"(?m)^ *[^ ;]+ += ", body):
             return match[0]
         removed.append(registers[following][0])
         return f"{indent}always @(posedge clk) begin\n{body}{indent}end\n"

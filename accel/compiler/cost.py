@@ -49,9 +49,10 @@ def _per_stage(
 
     def remembering(stage: Stage, /, *arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Value:
         results = known.setdefault(stage, {})
-        if arguments not in results:
-            results[arguments] = function(stage, *arguments, **named)
-        return results[arguments]
+        key = (arguments, tuple(named.items()))
+        if key not in results:
+            results[key] = function(stage, *arguments, **named)
+        return results[key]
 
     return functools.update_wrapper(remembering, function)
 

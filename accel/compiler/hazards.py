@@ -104,7 +104,7 @@ class HazardTracker:
         self._acknowledged = 0
 
     def order(self, opcode: Opcode, reads: Iterable[Access], writes: Iterable[Access]) -> dict[str, int]:
-        """Return the ordering fields of the next instruction and remember what it touches. Its writes lie in different spaces.
+        """Return the ordering fields of the next instruction and remember what it touches.
 
         A LOAD of memory that a STORE wrote also gets ``fence``, unless an earlier fence already waited for that STORE.
         """
