@@ -98,14 +98,20 @@ def test_every_product_of_the_block_itself(form: str) -> None:
 @pytest.mark.parametrize(
     ("form", "family"),
     [
-        (Multiply.PORTABLE, "ecp5"),
-        (Multiply.PORTABLE, "xilinx"),
+        # each form on the device that it is for; the others in the long campaigns
         (Multiply.PORTABLE, "ice40"),
         (Multiply.LOGIC, "ecp5"),
-        (Multiply.LOGIC, "xilinx"),
-        (Multiply.LOGIC, "ice40"),
         (Multiply.ECP5, "ecp5"),
         (PAIR, "xilinx"),
+        *(
+            pytest.param(form, family, marks=pytest.mark.full)
+            for form, family in [
+                (Multiply.PORTABLE, "ecp5"),
+                (Multiply.PORTABLE, "xilinx"),
+                (Multiply.LOGIC, "xilinx"),
+                (Multiply.LOGIC, "ice40"),
+            ]
+        ),
     ],
 )
 def test_every_product_of_what_synthesis_makes_of_it(form: str, family: str) -> None:
