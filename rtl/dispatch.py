@@ -46,7 +46,7 @@ _kind_layout = data.StructLayout({name: 1 for name in (*QUEUES, "end", "begin", 
 _fetched_layout = data.StructLayout({"word": 8 * INSTRUCTION_BYTES, "kind": _kind_layout})
 
 #: More than the instructions of a unit that can be under way: in its queue, and behind it a few for each stage of its pipeline.
-_UNFINISHED_BITS = 9
+UNFINISHED_BITS = 9
 
 #: Bytes fetched at a time, and instructions that the prefetch buffer holds.
 FETCH_BYTES = 128
@@ -199,7 +199,7 @@ class Dispatcher(wiring.Component):
             retire = self.i_retire[name]
             dispatched = Signal(ORDER_BITS, name=f"dispatched_{name}")
             # minus those dispatched and not finished: a distance is enough if their sum, and a step, is not negative
-            unfinished = Signal(signed(_UNFINISHED_BITS), name=f"unfinished_{name}")
+            unfinished = Signal(signed(UNFINISHED_BITS), name=f"unfinished_{name}")
             with m.If(taken):
                 m.d.sync += dispatched.eq(dispatched + 1)
             with m.If(retire):

@@ -16,7 +16,6 @@ __all__ = [
     "fields_layout",
     "instruction_layout",
     "loop_ahead",
-    "loop_step",
     "order_layout",
     "reached",
     "retire_layout",
@@ -83,28 +82,14 @@ def reached(order: data.View, completed: Value, retire: Value) -> Value:
     return total[-1]
 
 
-def loop_step(m: Module, *, counts: list[Value], limits: list[Value], advance: Value) -> tuple[list[Value], Value]:
-    """Count nested loops, innermost last; ``counts`` are registers from 0 to ``limits - 1``.
-
-    While ``advance`` is high a step is made each cycle. Returns, for each level, whether this step carries out of all levels
-    *inside* it (so that level's counter steps), and whether every level is at its end.
-    """
-    steps: list[Value] = []
-    carry: Value = Const(1)
-    for count, limit in reversed(list(zip(counts, limits, strict=True))):
-        steps.append(carry)
-        at_end = count == limit - 1
-        with m.If(advance & carry):
-            m.d.sync += count.eq(Mux(at_end, 0, count + 1))
-        carry = carry & at_end
-    return steps[::-1], carry
-
-
 def loop_ahead(
     m: Module, *, begun: Value, limits: list[Value], only: list[Value], single: Value, keep: Value, advance: Value
 ) -> tuple[list[Value], Value]:
-    """Count nested loops as :func:`loop_step` does, but without a comparison before the result: whether a level is at its end is
-    found in the cycle before.
+    """Count nested loops, innermost last, without a comparison before the result: whether a level is at its end is found in the
+    cycle before.
+
+    While ``advance`` is high a step is made each cycle. Returns, for each level, whether this step carries out of all levels
+    *inside* it (so that level steps), and whether every level is at its end.
 
     Until ``begun`` every level is at its beginning, ``only`` says which of ``limits`` are 1 (``single``: all are), and nothing is
     remembered; ``begun`` rises after a cycle with ``keep``, without which ``advance`` has no effect.

@@ -10,7 +10,7 @@ from accel.compiler.errors import CompileError
 from accel.compiler.plan import Plan
 from accel.compiler.stages import Stage, spans
 from accel.config import EngineConfig
-from accel.isa import WINDOW_TAPS, Operation
+from accel.isa import WINDOW_TAPS, Opcode, Operation, fields_of
 
 __all__ = ["choose_plans", "tile_sizes"]
 
@@ -18,7 +18,7 @@ __all__ = ["choose_plans", "tile_sizes"]
 _CONTENDERS = 4
 _NEARLY = 1.1
 
-MAX_COUNT = 1023
+MAX_COUNT = min(field.maximum for field in fields_of(Opcode.EXECUTE) if field.name in ("n_py", "n_px"))
 """Pixels that one loop of an EXECUTE counts."""
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from amaranth import *
-from amaranth.lib import data, fifo, memory, wiring
+from amaranth.lib import data, fifo, wiring
 from amaranth.lib.wiring import In
 
+from rtl.ram import ram
 from rtl.wishbone import axi_signature
 
 __all__ = ["LATENCY", "PIECE_WORDS", "SMALLEST_WORDS", "OnChipMemory", "pieces"]
@@ -150,8 +151,7 @@ class OnChipMemory(wiring.Component):
         late_index = [Signal(index_bits, name=f"read_index_{n}", reset_less=True) for n in range(2)]
         m.d.sync += [late_index[0].eq(read_index), late_index[1].eq(late_index[0])]
         for number, (first, size) in enumerate(pieces(self.words)):
-            # Who reads what is being written gets anything: block RAM promises no more, and Yosys would add logic that does.
-            piece = memory.Memory(shape=8 * bus, depth=size, init=words[first : first + size], attrs={"no_rw_check": 1})
+            piece = ram(shape=8 * bus, depth=size, init=words[first : first + size])
             m.submodules[f"piece_{number}"] = piece
             reader, writer = piece.read_port(), piece.write_port(granularity=8)
             value = Signal(8 * bus, name=f"value_{number}", reset_less=True)

@@ -9,8 +9,12 @@ import pytest
 from accel import isa
 from accel.config import PRESETS, QUEUE_DEPTH
 from accel.isa import INSTRUCTION_BYTES, UNORDERED, WINDOW_TAPS, Error, Instruction, Opcode, Operation, Target
-from rtl.dispatch import FETCH_BYTES, PREFETCH, Dispatcher
+from rtl.dispatch import FETCH_BYTES, PREFETCH, UNFINISHED_BITS, Dispatcher
+from rtl.execute import HANDED
 from rtl.layouts import ORDER_BITS, QUEUES
+from rtl.load import IN_FLIGHT
+from rtl.read_port import OUTSTANDING
+from rtl.store import RESULTS
 
 CONFIG = replace(PRESETS["tiny"], bus_bytes=32)
 BEGIN = Instruction(Opcode.BEGIN, {"magic": isa.MAGIC, "isa_version": isa.ISA_VERSION, "digest": CONFIG.digest})
@@ -473,3 +477,9 @@ def test_an_address_stays_until_it_is_taken(bench):
 
     bench.run(block, watch)
     assert seen == [(1, 0)] * 5
+
+
+def test_what_is_under_way_can_be_told_from_what_is_long_finished() -> None:
+    """A difference of counters is signed: a unit's queue, and all that it may have begun, lie within half of its range."""
+    begun = max(RESULTS, OUTSTANDING + IN_FLIGHT, HANDED + max(config.rows + config.columns for config in PRESETS.values()))
+    assert QUEUE_DEPTH + begun + PREFETCH < 1 << (UNFINISHED_BITS - 1)

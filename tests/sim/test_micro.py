@@ -249,7 +249,7 @@ def test_a_network_larger_than_its_memory_is_refused() -> None:
 )
 def test_a_configuration_it_does_not_have(field: str, value: object, sentence: str) -> None:
     with pytest.raises(ConfigError, match=f"^{sentence}$"):
-        replace(MICRO, **{field: value})  # type: ignore[arg-type]
+        replace(MICRO, **{field: value})
 
 
 @pytest.mark.parametrize(("backend", "option"), [("verilator", {"vcd": "x.vcd"}), ("pysim", {})])
