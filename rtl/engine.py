@@ -221,7 +221,8 @@ class Core(wiring.Component):
             load.i_writes_idle.eq(write_port.o_idle),
             dispatcher.i_idle.eq(write_port.o_idle & read_port.o_idle),
             self.o_quiet.eq(write_port.o_idle & read_port.o_idle),
-            self.o_done.eq(dispatcher.o_done),
+            # a program that is stopped in the cycle of its end, or the one before, has been stopped: it is not done as well
+            self.o_done.eq(dispatcher.o_done & ~halt & ~self.i_abort),
         ]
         # the first error stays
         with m.If(~halt):

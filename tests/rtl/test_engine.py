@@ -322,6 +322,30 @@ def test_abort(bench, when):
     host.run(run)
 
 
+def test_abort_at_the_end(bench):
+    """In whichever cycle CONTROL = 2 meets the end of a program: it was stopped, or it had ended and is forgotten; never both."""
+    host = Host(bench)
+    met = []
+
+    async def run(ctx):
+        cycles = await host.succeed(ctx, 9, TIMINGS[0])
+        for when in range(cycles - 12, cycles + 2):
+            host.attach(image_of(good(), np.random.default_rng(9)), TIMINGS[0])
+            await host.start(ctx)
+            await bench.repeat(ctx, when)
+            await host.write(ctx, CSR.CONTROL, CLEAR)
+            await bench.repeat(ctx, 60)
+            status = await host.read(ctx, CSR.STATUS)
+            met.append((status & 7, Error(status >> 8)))
+            await host.write(ctx, CSR.CONTROL, CLEAR)
+        await host.succeed(ctx, 9, TIMINGS[0])
+
+    host.run(run)
+    stopped, ended = (FAILED, Error.ABORTED), (0, Error.NONE)
+    assert set(met) == {stopped, ended}
+    assert met == sorted(met, key=(stopped, ended).index), "a later cycle was taken for an earlier one"
+
+
 #: Six rows take two lines of windows, so that a kernel of three is two passes.
 SIX = replace(PRESETS["small"], name="six", rows=6, columns=6, lanes=2, bus_bytes=8, window_pixels=8)
 HEIGHT, WIDTH = 4, 5
