@@ -1,4 +1,4 @@
-"""Random networks for tests: every feature of the layer graph, in sizes small enough to simulate; and what tests compare."""
+"""Random networks for tests: every feature of the layer graph, small enough to simulate; and what tests call and compare."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+from click.testing import CliRunner, Result
 
+from accel.cli import cli
 from accel.config import PRESETS, EngineConfig
 from accel.graph import Add, AveragePool, Concat, Conv2D, Lookup, MaxPool, Network, Operator, Requantisation, Shape, Tensor, Window
 from accel.numerics import INT8_MAX, INT8_MIN, Rounding, quantise_multiplier
 from accel.perf import estimate
 from accel.program import MemoryTiming, Program, RunResult
 
-__all__ = ["MOST_LANES", "ODD_CONFIGS", "assert_time_is_known", "random_conv", "random_image", "random_network"]
+__all__ = ["MOST_LANES", "ODD_CONFIGS", "assert_time_is_known", "call_cli", "random_conv", "random_image", "random_network"]
 
 Int8Array = npt.NDArray[np.int8]
 
@@ -266,3 +268,8 @@ def assert_time_is_known(program: Program, timing: MemoryTiming, result: RunResu
         np.testing.assert_array_equal(retired, predicted.retired, err_msg=what)
         np.testing.assert_array_equal([unit.states for unit in counters.values()], predicted.states, err_msg=what)
         np.testing.assert_array_equal(spent, predicted.spent, err_msg=what)
+
+
+def call_cli(*arguments: str) -> Result:
+    """Run ``systolith`` with these arguments in this process; return its exit status, and what it wrote to which stream."""
+    return CliRunner().invoke(cli, arguments, prog_name="systolith")

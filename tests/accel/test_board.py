@@ -7,16 +7,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from accel import link
 from accel.board import Board, BoardError, Settings, identity, open_port
-from accel.cli import cli
 from accel.compiler import compile_network
 from accel.config import DESIGNS, PRESETS, load_config
 from accel.isa import CSR
 from accel.link import Command, LinkError, Status
-from accel.testing import random_network
+from accel.testing import call_cli, random_network
 
 SEED = 5
 PORT = "/dev/ttyBOARD"
@@ -191,7 +189,7 @@ def test_infer_refuses_in_one_sentence_and_with_status_2(tmp_path) -> None:
             (["--port", port, "--timeout", "0.05", digit], f"{port}: the board does not answer; is it the right port and --baud, "),
             (["--port", port, str(tmp_path / "none.png")], f"{tmp_path / 'none.png'}: there is no such file"),
         ):
-            result = CliRunner().invoke(cli, ["infer", *arguments])
+            result = call_cli("infer", *arguments)
             assert result.exit_code == 2
             assert result.stdout == ""
             assert result.stderr.startswith(f"systolith: {sentence}"), result.stderr

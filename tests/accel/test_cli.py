@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from accel import __main__ as program
 from accel import cli as cli_module
 from accel import golden
-from accel.cli import BACKENDS, BUSES, cli
+from accel.cli import cli, verilog
+from accel.cli.run import BACKENDS
+from accel.cli.verilog import BUSES
 from accel.config import DESIGNS, PRESETS
 from accel.frontends import NETWORKS
 from accel.frontends.builtin import DATA
+from accel.testing import call_cli
 from sim import backends, export
 
 COMMANDS = ("run", "estimate", "infer", "compare", "networks", "configs", "disassemble", "verilog", "fpga", "bitstream")
@@ -32,15 +34,10 @@ PROMISED = {
 EMULATED = ("run", "lenet5", "--backend", "emulator", "--images", "2")
 
 
-def call(*arguments: str) -> Result:
-    """Run the command line in this process."""
-    return CliRunner().invoke(cli, arguments, prog_name="systolith")
-
-
 def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
     """Start the command line in a process of its own."""
     command = [sys.executable, "-c", "from accel.cli import main; main()", *arguments]
-    root = Path(cli_module.__file__).parent.parent
+    root = Path(program.__file__).parent.parent
     environment = {**os.environ, "PYTHONPATH": str(root), **options.pop("env", {})}
     return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, **options)
 
@@ -50,14 +47,14 @@ def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command_has_an_example(command: str) -> None:
-    result = call(command, "--help")
+    result = call_cli(command, "--help")
     assert result.exit_code == 0
     assert "Example" in result.stdout
     assert f"  systolith {command}" in result.stdout
 
 
 def test_help_names_every_command_and_an_example() -> None:
-    result = call("--help")
+    result = call_cli("--help")
     assert result.exit_code == 0
     assert "systolith run lenet5" in result.stdout
     assert set(COMMANDS) == set(cli.commands)
@@ -65,7 +62,7 @@ def test_help_names_every_command_and_an_example() -> None:
 
 
 def test_json_is_one_object_and_nothing_else() -> None:
-    result = call(*EMULATED, "--config", "small", "--json")
+    result = call_cli(*EMULATED, "--config", "small", "--json")
     assert result.exit_code == 0, result.output
     values = json.loads(result.stdout)
     assert set(values) >= PROMISED
@@ -79,7 +76,7 @@ def test_json_is_one_object_and_nothing_else() -> None:
 
 
 def test_a_run_shows_digits_layers_and_verdict() -> None:
-    result = call(*EMULATED)
+    result = call_cli(*EMULATED)
     assert result.exit_code == 0, result.output
     assert "█" in result.stdout
     assert result.stdout.count("labelled") == 2
@@ -91,14 +88,14 @@ def test_a_run_shows_digits_layers_and_verdict() -> None:
 
 
 def test_images_are_run_in_batches() -> None:
-    result = call("run", "lenet5", "--backend", "emulator", "--images", "6", "--batch", "4", "--json")
+    result = call_cli("run", "lenet5", "--backend", "emulator", "--images", "6", "--batch", "4", "--json")
     assert result.exit_code == 0, result.output
     values = json.loads(result.stdout)
     assert (values["batch"], values["images"], values["mismatches"]) == (4, 6, 0)
     assert values["predictions"] == values["labels"]
     assert values["notes"][-1].startswith("the last batch of 4 has 2 images")
     for network, images in (("lenet5", 12), ("autoencoder", 4)):  # whole batches when nothing is said
-        values = json.loads(call("run", network, "--backend", "emulator", "--batch", "4", "--json").stdout)
+        values = json.loads(call_cli("run", network, "--backend", "emulator", "--batch", "4", "--json").stdout)
         assert (values["images"], values["mismatches"]) == (images, 0)
 
 
@@ -111,7 +108,7 @@ def test_a_terminal_without_unicode_gets_plain_characters() -> None:
 
 
 def test_a_clock_gives_each_layer_its_cycles() -> None:
-    result = call("run", "lenet5", "--images", "1", "--backend", "verilator", "--config", "tiny", "--json")
+    result = call_cli("run", "lenet5", "--images", "1", "--backend", "verilator", "--config", "tiny", "--json")
     if result.exit_code == 2 and "g++" in result.stderr:
         pytest.skip("Verilator cannot build here")
     assert result.exit_code == 0, result.output
@@ -123,23 +120,23 @@ def test_a_clock_gives_each_layer_its_cycles() -> None:
 
 
 def test_configs_lists_what_has_a_name() -> None:
-    listed = json.loads(call("configs", "--json").stdout)["configs"]
+    listed = json.loads(call_cli("configs", "--json").stdout)["configs"]
     assert [c["name"] for c in listed] == [*PRESETS, *DESIGNS]
     assert [c["rows"] for c in listed] == [p.rows for p in (*PRESETS.values(), *DESIGNS.values())]
-    table = call("configs").stdout
+    table = call_cli("configs").stdout
     assert all(name in table for name in (*PRESETS, *DESIGNS))
 
 
 def test_networks_lists_the_built_in_ones() -> None:
-    listed = json.loads(call("networks", "--json").stdout)["networks"]
+    listed = json.loads(call_cli("networks", "--json").stdout)["networks"]
     assert [n["name"] for n in listed] == list(NETWORKS)
     lenet5 = next(n for n in listed if n["name"] == "lenet5")
     assert (lenet5["input"], lenet5["macs"]) == ([32, 32, 1], 416520)
-    assert "416,520" in call("networks").stdout
+    assert "416,520" in call_cli("networks").stdout
 
 
 def test_disassemble_prints_the_program() -> None:
-    result = call("disassemble", "lenet5", "--config", "tiny")
+    result = call_cli("disassemble", "lenet5", "--config", "tiny")
     assert result.exit_code == 0, result.output
     lines = [line for line in result.stdout.splitlines() if not line.startswith(";")]
     assert "BEGIN" in lines[0]
@@ -165,7 +162,7 @@ def wrong_golden(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("wrong_golden")
 def test_a_mismatch_is_an_error_that_names_the_byte() -> None:
-    result = call(*EMULATED)
+    result = call_cli(*EMULATED)
     assert result.exit_code == 1
     assert "image 1 differs from the golden model, first at (y, x, c) = (0, 0, 3): got" in result.stderr
     assert "NOT bit-exact: 1 of 2 images equal the golden model" in result.stdout
@@ -174,7 +171,7 @@ def test_a_mismatch_is_an_error_that_names_the_byte() -> None:
 
 @pytest.mark.usefixtures("wrong_golden")
 def test_a_mismatch_is_in_the_json_too() -> None:
-    result = call(*EMULATED, "--json")
+    result = call_cli(*EMULATED, "--json")
     assert result.exit_code == 1
     values = json.loads(result.stdout)
     assert values["mismatches"] == 1
@@ -270,7 +267,7 @@ def write_directory_v(folder: Path) -> list[str]:
 def test_refusals_are_one_sentence_and_leave_nothing(prepare: Callable[[Path], list[str]], words: str, tmp_path: Path) -> None:
     arguments = prepare(tmp_path)
     before = sorted(tmp_path.iterdir())
-    result = call(*arguments)
+    result = call_cli(*arguments)
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     last = result.stderr.splitlines()[-1]
@@ -294,14 +291,14 @@ def test_refusals_are_one_sentence_and_leave_nothing(prepare: Callable[[Path], l
     ids=" ".join,
 )
 def test_usage_errors(arguments: list[str]) -> None:
-    result = call(*arguments)
+    result = call_cli(*arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
     assert "Usage: systolith" in result.stderr
 
 
 def test_a_misspelt_backend_lists_the_valid_ones() -> None:
-    result = call("run", "lenet5", "--backend", "icarus")
+    result = call_cli("run", "lenet5", "--backend", "icarus")
     assert all(name in result.stderr for name in BACKENDS)
 
 
@@ -312,16 +309,17 @@ def test_images_from_a_file(tmp_path: Path) -> None:
     pixels = np.zeros((3, 28, 28), np.uint8)
     pixels[:, 4:24, 13:16] = 255
     np.savez(tmp_path / "digits.npz", x=pixels)
-    values = json.loads(call("run", "lenet5", "--backend", "emulator", "--input", str(tmp_path / "digits.npz"), "--json").stdout)
+    arguments = ("run", "lenet5", "--backend", "emulator", "--input", str(tmp_path / "digits.npz"), "--json")
+    values = json.loads(call_cli(*arguments).stdout)
     assert (values["images"], values["mismatches"], values["labels"]) == (3, 0, None)
     assert values["predictions"] == [1, 1, 1]
-    some = call("run", "lenet5", "--backend", "emulator", "--input", str(tmp_path / "digits.npz"), "--images", "2", "--json")
+    some = call_cli(*arguments, "--images", "2")
     assert json.loads(some.stdout)["images"] == 2
 
 
 def test_a_network_without_samples_says_that_it_ran_on_random_bytes(tmp_path: Path) -> None:
     (tmp_path / "own.onnx").write_bytes((DATA / "lenet5.onnx").read_bytes())
-    result = call("run", str(tmp_path / "own.onnx"), "--backend", "emulator", "--images", "1")
+    result = call_cli("run", str(tmp_path / "own.onnx"), "--backend", "emulator", "--images", "1")
     assert result.exit_code == 0, result.output
     assert "random bytes" in result.stdout
     assert "labelled" not in result.stdout
@@ -332,7 +330,7 @@ def test_a_network_without_samples_says_that_it_ran_on_random_bytes(tmp_path: Pa
 
 def test_verilog_writes_the_core_alone(tmp_path: Path) -> None:
     target = tmp_path / "core.v"
-    result = call("verilog", "--config", "tiny", "-o", str(target))
+    result = call_cli("verilog", "--config", "tiny", "-o", str(target))
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
     text = target.read_text()
@@ -340,20 +338,20 @@ def test_verilog_writes_the_core_alone(tmp_path: Path) -> None:
     assert "$display" not in text
     assert "assert" not in text
     assert list(tmp_path.iterdir()) == [target]
-    assert call("verilog", "--config", "tiny", "-o", "-").stdout == text
+    assert call_cli("verilog", "--config", "tiny", "-o", "-").stdout == text
 
 
 def test_verilog_writes_the_core_and_all_that_belongs_to_it(tmp_path: Path) -> None:
     target = tmp_path / "core"
     arguments = ("verilog", "--config", "tiny", "--bus", "wishbone", "-o", str(target))
-    result = call(*arguments)
+    result = call_cli(*arguments)
     assert result.exit_code == 0, result.output
     described = json.loads((target / "systolith.json").read_text())
     assert [path.name for path in sorted(target.iterdir())] == described["files"]
     assert "m_wb_adr_o" in (target / "systolith.v").read_text()
     (target / "systolith.v").write_text("old")
     (target / "mine.txt").write_text("mine")
-    assert call(*arguments, "--memory-image", "lenet5").exit_code == 0
+    assert call_cli(*arguments, "--memory-image", "lenet5").exit_code == 0
     images = {"lenet5.hex", "lenet5.h", "lenet5.c"}
     assert {path.name for path in target.iterdir()} == {*described["files"], *images, "mine.txt"}
     assert "module systolith (" in (target / "systolith.v").read_text()
@@ -372,7 +370,7 @@ def test_a_directory_is_written_where_its_parent_may_not_be(tmp_path: Path, monk
         make(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "mkdir", refused)
-    result = call("verilog", "--config", "tiny", "-o", str(target))
+    result = call_cli("verilog", "--config", "tiny", "-o", str(target))
     assert result.exit_code == 0, result.output
     assert "systolith.v" in {path.name for path in target.iterdir()}
     assert not [path for path in target.iterdir() if path.name.startswith(".")]
@@ -387,7 +385,7 @@ def test_what_is_read_is_not_written(option: str, read: str, tmp_path: Path) -> 
     config.write_text('base = "tiny"\n')
     before = image.read_bytes(), config.read_bytes()
     target = {"image": image, "link": link, "config": config}[read]
-    result = call("run", "lenet5", "--input", str(image), "--config", str(config), option, str(target))
+    result = call_cli("run", "lenet5", "--input", str(image), "--config", str(config), option, str(target))
     assert result.exit_code == 2
     assert result.stderr == f"systolith: {target}: is read by this command too; give the name of another file to write\n"
     assert (image.read_bytes(), config.read_bytes()) == before
@@ -418,10 +416,10 @@ def test_an_interrupt_leaves_no_file(output: str, tmp_path: Path, monkeypatch: p
         path.touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_module, "_verilog", lambda *_: ("module", []))
+    monkeypatch.setattr(verilog, "core_verilog", lambda *_: ("module", []))
     for write in ("write_text", "write_bytes"):
         monkeypatch.setattr(Path, write, interrupt)
-    result = call("verilog", "-o", str(tmp_path / output))
+    result = call_cli("verilog", "-o", str(tmp_path / output))
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == "interrupted"
     assert list(tmp_path.iterdir()) == []
@@ -435,9 +433,9 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         path.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cli_module, "_verilog", lambda *_: ("module", []))
+    monkeypatch.setattr(verilog, "core_verilog", lambda *_: ("module", []))
     monkeypatch.setattr(Path, "write_text", full)
-    result = call("verilog", "-o", str(target))
+    result = call_cli("verilog", "-o", str(target))
     assert result.exit_code == 2
     assert result.stderr == f"systolith: {target}: cannot be written: No space left on device\n"
     assert target.read_text() == "old"
@@ -445,6 +443,16 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 # Processes
+
+
+def test_help_and_refusals_wait_for_nothing_that_only_a_run_needs() -> None:
+    """Every command and option is known before importers, compiler or simulation are."""
+    command = [sys.executable, "-c", "import sys, accel.cli; print(*sys.modules)"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(program.__file__).parent.parent)}
+    found = set(subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout.split())
+    assert {"accel.cli.run", "click", "accel.config"} <= found
+    ours = ("accel.compiler", "accel.frontends", "accel.fpga", "accel.perf", "accel.terminal", "rtl", "sim")
+    assert not found & {*ours, "amaranth", "matplotlib", "onnx", "onnxruntime", "rich", "serial", "tflite"}
 
 
 def test_interrupted_simulation_stops_cleanly(tmp_path: Path) -> None:

@@ -9,31 +9,26 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
 from accel import perf
-from accel.cli import cli
 from accel.compiler import compile_network
 from accel.config import PRESETS
 from accel.frontends import load_network
 from accel.frontends.builtin import DATA
 from accel.program import MemoryTiming
-
-
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, arguments, prog_name="systolith")
+from accel.testing import call_cli
 
 
 def estimate(*arguments: str) -> dict[str, Any]:
-    result = call("estimate", *arguments, "--json")
+    result = call_cli("estimate", *arguments, "--json")
     assert result.exit_code == 0, result.output
     values: dict[str, Any] = json.loads(result.stdout)
     return values
 
 
 def test_json_has_the_keys_of_a_run_and_the_roofline() -> None:
-    run = json.loads(call("run", "lenet5", "--backend", "emulator", "--images", "1", "--json").stdout)
+    run = json.loads(call_cli("run", "lenet5", "--backend", "emulator", "--images", "1", "--json").stdout)
     values = estimate("lenet5")
     assert set(values) == {*run, "roofline_cycles", "roofline_share", "clock_mhz", "images_per_second"}
     assert set(values["layers"][0]) == {*run["layers"][0], "roofline_cycles"}
@@ -45,7 +40,7 @@ def test_json_has_the_keys_of_a_run_and_the_roofline() -> None:
 
 
 def test_stalls_are_those_of_a_run() -> None:
-    run = call("run", "lenet5", "--config", "small", "--backend", "verilator", "--images", "1", "--json")
+    run = call_cli("run", "lenet5", "--config", "small", "--backend", "verilator", "--images", "1", "--json")
     if run.exit_code == 2:
         pytest.skip(run.stderr.strip())
     simulated, values = json.loads(run.stdout), estimate("lenet5", "--config", "small")
@@ -84,9 +79,9 @@ def test_a_batch_is_shared_among_its_images() -> None:
     alone = estimate("lenet5", "--config", "large")
     assert alone["batch"] == 1
     assert values["roofline_cycles"] < alone["roofline_cycles"]
-    text = call("estimate", "lenet5", "--config", "large", "--batch", "4").stdout
+    text = call_cli("estimate", "lenet5", "--config", "large", "--batch", "4").stdout
     assert "lenet5 on large, one image of a batch of 4" in text
-    compared = call("compare", "lenet5", "--config", "large", "--batch", "4", "--peer", "scalesim").stdout
+    compared = call_cli("compare", "lenet5", "--config", "large", "--batch", "4", "--peer", "scalesim").stdout
     assert "One image of a batch of 4 at 100 MHz" in compared
     assert f"{cycles // 4:,}" in compared
 
@@ -98,7 +93,7 @@ def test_the_clock_gives_images_a_second() -> None:
 
 
 def test_table() -> None:
-    result = call("estimate", "resnet8", "--config", "large")
+    result = call_cli("estimate", "resnet8", "--config", "large")
     assert result.exit_code == 0, result.output
     values = estimate("resnet8", "--config", "large")
     for word in (
@@ -118,7 +113,7 @@ def test_several_configurations() -> None:
     assert [values["config"] for values in listed] == list(names)
     for name, values in zip(names, listed, strict=True):
         assert values["total_cycles"] == estimate("lenet5", "--config", name)["total_cycles"]
-    text = call("estimate", "lenet5", "--config", "base", "--config", "large").stdout
+    text = call_cli("estimate", "lenet5", "--config", "base", "--config", "large").stdout
     assert text.index("lenet5 on base") < text.index("lenet5 on large")
 
 
@@ -144,7 +139,7 @@ def test_a_model_file() -> None:
     ],
 )
 def test_refusals(arguments: tuple[str, ...], sentence: str) -> None:
-    result = call("estimate", *arguments)
+    result = call_cli("estimate", *arguments)
     assert result.exit_code == 2
     assert sentence in result.stderr
     assert "Traceback" not in result.output
@@ -153,7 +148,7 @@ def test_refusals(arguments: tuple[str, ...], sentence: str) -> None:
 
 def test_random_input_is_one_image_unless_more_are_asked_for() -> None:
     for options, images in (((), 1), (("--images", "2"), 2)):
-        values = json.loads(call("run", "autoencoder", "--backend", "emulator", *options, "--json").stdout)
+        values = json.loads(call_cli("run", "autoencoder", "--backend", "emulator", *options, "--json").stdout)
         assert (values["images"], values["mismatches"]) == (images, 0)
         assert any("random bytes" in note for note in values["notes"])
 
@@ -167,9 +162,9 @@ def test_float_models_need_no_numbers(tmp_path: Path) -> None:
     onnx.save(helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:], [weights]), ir_version=8), str(path))
     values = estimate(str(path))
     assert values["macs_per_image"] == 6 * 6 * 4 * 27
-    compared = json.loads(call("compare", str(path), "--json").stdout)["estimates"]
+    compared = json.loads(call_cli("compare", str(path), "--json").stdout)["estimates"]
     assert [entry["total_cycles"] for entry in compared] == [values["total_cycles"]]
     assert "its weights and scales are assumed" in values["notes"][0]
-    refused = call("run", str(path))
+    refused = call_cli("run", str(path))
     assert refused.exit_code == 2
     assert "is a float model, which must be quantised first" in refused.stderr

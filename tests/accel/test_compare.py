@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
-from accel import cli as cli_module
 from accel import perf, report
-from accel.cli import cli
+from accel.cli import estimate
 from accel.compare import CONVOLUTION, FULLY_CONNECTED, Comparison, Entry, make_entry
 from accel.compare_terminal import show_comparison
 from accel.compiler import compile_network
@@ -23,14 +22,11 @@ from accel.frontends.builtin import DATA
 from accel.peers import scalesim
 from accel.program import MemoryTiming
 from accel.terminal import make_console
-
-
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, arguments, prog_name="systolith")
+from accel.testing import call_cli
 
 
 def compare(*arguments: str) -> dict[str, Any]:
-    result = call("compare", *arguments, "--json")
+    result = call_cli("compare", *arguments, "--json")
     assert result.exit_code == 0, result.output
     values: dict[str, Any] = json.loads(result.stdout)
     return values
@@ -63,7 +59,7 @@ def test_every_network_on_every_configuration_as_estimated() -> None:
     ]
     assert (found["clock_mhz"], found["memory"], found["refusals"]) == (80.0, {"latency": 50, "interval": 1}, [])
     for values in found["estimates"]:
-        alone = json.loads(call("estimate", values["network"], "--config", values["config"], *timing, "--json").stdout)
+        alone = json.loads(call_cli("estimate", values["network"], "--config", values["config"], *timing, "--json").stdout)
         assert set(values) == {*alone, "bytes_per_image", "main_stalls"}
         timed = {"seconds", "simulated_cycles_per_second"}
         assert {key: values[key] for key in alone.keys() - timed} == {key: alone[key] for key in alone.keys() - timed}
@@ -71,7 +67,7 @@ def test_every_network_on_every_configuration_as_estimated() -> None:
 
 
 def test_table_and_progress() -> None:
-    result = call("compare", "lenet5", "dscnn", "--config", "base", "--config", "large")
+    result = call_cli("compare", "lenet5", "dscnn", "--config", "base", "--config", "large")
     assert result.exit_code == 0, result.output
     for word in ("network", "config", "cycles", "utilisation", "roofline", "share", "images/s", "bytes moved", "at 100 MHz"):
         assert word in result.stdout, word
@@ -95,7 +91,7 @@ def test_two_configurations_of_one_name_are_refused(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a.toml", "b.toml")]
     for path in paths:
         path.write_text('base = "small"\nname = "mine"\n')
-    result = call("compare", "lenet5", *(part for path in paths for part in ("--config", str(path))))
+    result = call_cli("compare", "lenet5", *(part for path in paths for part in ("--config", str(path))))
     assert result.exit_code == 2
     assert result.stderr == "systolith: --config: two configurations are called 'mine'; give one of them another name\n"
 
@@ -151,7 +147,7 @@ def test_scalesims_closed_forms_for_network_and_layers() -> None:
 
 
 def test_scalesim_in_the_table() -> None:
-    text = call("compare", "lenet5", "--peer", "scalesim").stdout
+    text = call_cli("compare", "lenet5", "--peer", "scalesim").stdout
     for word in ("15,961", "29,406", "29,399", "output stationary", "ideal memory", "depthwise", "ours / its"):
         assert word in text, word
     assert "its run" not in text
@@ -167,11 +163,11 @@ def test_running_scalesim_tells_whether_it_agrees(monkeypatch: pytest.MonkeyPatc
         return {layer.name: scalesim.cycles(config, layer, dataflow) + (dataflow == "is") for layer in layers}
 
     monkeypatch.setattr(scalesim, "run", run)
-    monkeypatch.setattr(cli_module, "_scalesim_environment", lambda progress: tmp_path)
+    monkeypatch.setattr(estimate, "scalesim_environment", lambda progress: tmp_path)
     found = compare("lenet5", "--run-peer")["estimates"][0]["scalesim"]["totals"]
     assert found["os"] == {"closed_form": 15_961, "run": 15_961, "equal": True}
     assert found["is"] == {"closed_form": 29_399, "run": 29_404, "equal": False}
-    result = call("compare", "lenet5", "--peer", "scalesim", "--run-peer")
+    result = call_cli("compare", "lenet5", "--peer", "scalesim", "--run-peer")
     assert "running SCALE-Sim, weight stationary, for lenet5 on base" in result.stderr
     rows = [line.split() for line in result.stdout.splitlines() if line.strip().startswith("lenet5")]
     assert [row[2:6] for row in rows if row[2] in scalesim.DATAFLOWS] == [
@@ -202,7 +198,7 @@ def test_published_figures_beside_ours() -> None:
 
 
 def test_published_figures_in_the_table() -> None:
-    text = call("compare", "resnet8", "lenet5", "--peer", "published").stdout
+    text = call_cli("compare", "resnet8", "lenet5", "--peer", "published").stdout
     for word in ("fpgaConvNet, ZedBoard", "58,813", "MAC-cycles", "TPU v1", "[1] MLPerf Tiny v1.1", "measured"):
         assert word in text, word
     assert "no figures are known here for lenet5" in text
@@ -227,7 +223,7 @@ def test_a_figure_of_convolutions_is_compared_with_convolutions() -> None:
 def test_what_one_configuration_refuses_is_said_and_the_rest_compared(tmp_path: Path) -> None:
     path = tmp_path / "plain.toml"
     path.write_text('base = "small"\nname = "plain"\nelementwise = false\n')
-    result = call("compare", "resnet8", "lenet5", "--config", str(path), "--config", "small", "--json")
+    result = call_cli("compare", "resnet8", "lenet5", "--config", str(path), "--config", "small", "--json")
     assert result.exit_code == 2
     found = json.loads(result.stdout)
     assert [(e["network"], e["config"]) for e in found["estimates"]] == [
@@ -239,7 +235,7 @@ def test_what_one_configuration_refuses_is_said_and_the_rest_compared(tmp_path: 
     assert (refusal["network"], refusal["config"]) == ("resnet8", "plain")
     assert f"systolith: resnet8 on plain: {refusal['reason']}" in result.stderr
     assert "Traceback" not in result.output
-    alone = call("compare", "resnet8", "--config", str(path), "--plot", str(tmp_path / "roof.svg"))
+    alone = call_cli("compare", "resnet8", "--config", str(path), "--plot", str(tmp_path / "roof.svg"))
     assert (alone.exit_code, alone.stdout) == (2, "")
     assert list(tmp_path.iterdir()) == [path]
 
@@ -262,7 +258,7 @@ def test_what_one_configuration_refuses_is_said_and_the_rest_compared(tmp_path: 
     ],
 )
 def test_refusals(arguments: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
-    result = call("compare", *(part.format(tmp_path) for part in arguments))
+    result = call_cli("compare", *(part.format(tmp_path) for part in arguments))
     assert result.exit_code == 2
     assert sentence in result.stderr
     assert "Traceback" not in result.output

@@ -9,16 +9,15 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from accel import perf, plot, report
-from accel.cli import cli
 from accel.compare import Comparison, make_entry
 from accel.compiler import compile_network
 from accel.config import PRESETS
 from accel.frontends import load_network
 from accel.plot import draw_roofline
 from accel.program import MemoryTiming
+from accel.testing import call_cli
 
 
 @cache
@@ -88,7 +87,7 @@ def test_no_label_covers_another_or_a_total(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("name", ["roof.svg", "roof.SVG"])
 def test_the_command_writes_a_plot(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
-    result = CliRunner().invoke(cli, ("compare", "lenet5", "--config", "small", "--plot", str(path)), prog_name="systolith")
+    result = call_cli("compare", "lenet5", "--config", "small", "--plot", str(path))
     assert result.exit_code == 0, result.output
     assert list(tmp_path.iterdir()) == [path]
     assert "small: 4 x 4 MACs, 4 bytes a cycle" in path.read_text()
@@ -97,7 +96,7 @@ def test_the_command_writes_a_plot(name: str, tmp_path: Path) -> None:
 
 def test_without_matplotlib_one_sentence_says_what_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    result = CliRunner().invoke(cli, ("compare", "lenet5", "--plot", str(tmp_path / "roof.png")), prog_name="systolith")
+    result = call_cli("compare", "lenet5", "--plot", str(tmp_path / "roof.png"))
     assert result.exit_code == 2
     assert result.stderr == "systolith: --plot: needs matplotlib, which is not installed; pip install 'systolith[plot]' brings it\n"
     assert not list(tmp_path.iterdir())

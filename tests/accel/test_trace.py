@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from accel import perf
-from accel.cli import cli
 from accel.compiler import compile_network
 from accel.config import PRESETS
 from accel.frontends import load_network
 from accel.isa import Opcode, UnitState
 from accel.program import Program
+from accel.testing import call_cli
 from accel.trace import timeline
 
 
@@ -30,10 +29,6 @@ def lenet() -> tuple[Program, perf.Estimate]:
 def slices(trace: dict[str, Any], track: str) -> list[dict[str, Any]]:
     numbers = {event["args"]["name"]: event["tid"] for event in trace["traceEvents"] if event["name"] == "thread_name"}
     return [event for event in trace["traceEvents"] if event["ph"] == "X" and event["tid"] == numbers[track]]
-
-
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, arguments, prog_name="systolith")
 
 
 @pytest.mark.parametrize("opcode", [Opcode.LOAD, Opcode.EXECUTE, Opcode.STORE])
@@ -89,7 +84,7 @@ def test_known_states_fill_their_slices() -> None:
 
 def test_estimate_writes_a_timeline(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
-    result = call("estimate", "lenet5", "--trace", str(path))
+    result = call_cli("estimate", "lenet5", "--trace", str(path))
     assert result.exit_code == 0, result.output
     assert list(tmp_path.iterdir()) == [path]
     program, estimated = lenet()
@@ -99,7 +94,9 @@ def test_estimate_writes_a_timeline(tmp_path: Path) -> None:
 
 def test_run_writes_a_timeline_of_the_engine_itself(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
-    result = call("run", "lenet5", "--images", "1", "--backend", "verilator", "--config", "tiny", "--trace", str(path), "--json")
+    result = call_cli(
+        "run", "lenet5", "--images", "1", "--backend", "verilator", "--config", "tiny", "--trace", str(path), "--json"
+    )
     if result.exit_code == 2 and "g++" in result.stderr:
         pytest.skip("Verilator cannot build here")
     assert result.exit_code == 0, result.output
@@ -124,7 +121,7 @@ def test_run_writes_a_timeline_of_the_engine_itself(tmp_path: Path) -> None:
     ],
 )
 def test_refusals(arguments: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
-    result = call(*(part.format(tmp_path) for part in arguments))
+    result = call_cli(*(part.format(tmp_path) for part in arguments))
     assert result.exit_code == 2
     assert sentence in result.stderr
     assert "Traceback" not in result.output

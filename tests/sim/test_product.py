@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from accel.cli import BUSES
+from accel.cli.verilog import BUSES
 from accel.codegen.core import WAIVERS
 from accel.codegen.files import TOP, core_files
 from accel.config import PRESETS

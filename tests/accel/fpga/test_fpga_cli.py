@@ -4,17 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from accel import board
-from accel.cli import cli
 from accel.fpga import Design, DesignBuild, Device, Route, Timing, TooSlowError
 from accel.fpga import tools as fpga_tools
 from accel.fpga.flow import Hop
+from accel.testing import call_cli
 
 
 def call(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, ["fpga", *arguments], prog_name="systolith")
+    return call_cli("fpga", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_small_core_is_routed_on_a_board(tmp_path: Path) -> None:
 
 
 def bitstream(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, ["bitstream", *arguments], prog_name="systolith")
+    return call_cli("bitstream", *arguments)
 
 
 @pytest.mark.parametrize(
