@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from accel.errors import SystolithError
 
@@ -25,12 +26,34 @@ class _Refusal(click.ClickException):
         click.echo(f"systolith: {self.message}", file=file, err=file is None)
 
 
+def _misuse(error: click.UsageError, group: click.Context) -> _Refusal:
+    """Return as one sentence what click says in three lines: what is wrong with a command, and what shows how it is right."""
+    near = getattr(error, "possibilities", None)
+    text = error.message if near else error.format_message()
+    text = " ".join(text.split()).rstrip(".")
+    text = text[:1].lower() + text[1:] + (f" (is it {' or '.join(near)}?)" if near else "")
+    command = group.invoked_subcommand
+    if command is None:
+        return _Refusal(f"{text}; `{group.command_path} --help` shows how")
+    return _Refusal(f"{command}: {text}; `{group.command_path} {command} --help` shows how")
+
+
 class _Commands(click.Group):
     """Turns what goes wrong in any command into a sentence and an exit status."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except NoArgsIsHelpError:
+            raise  # it prints the help
+        except click.UsageError as error:
+            raise _misuse(error, ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            raise _misuse(error, ctx) from None
         except SystolithError as error:
             raise _Refusal(str(error)) from None
         except KeyboardInterrupt:

@@ -279,27 +279,43 @@ def test_refusals_are_one_sentence_and_leave_nothing(prepare: Callable[[Path], l
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("command", "arguments", "words"),
     [
-        ["walk"],
-        ["run"],
-        ["run", "lenet5", "--backend", "icarus"],
-        ["run", "lenet5", "--images", "0"],
-        ["verilog"],
-        ["run", "lenet5", "--frobnicate"],
+        ("", ["walk"], ["no such command", "'walk'"]),
+        ("", ["--frobnicate"], ["no such option", "--frobnicate"]),
+        ("", ["--"], ["missing command"]),
+        ("run", [], ["missing argument 'NETWORK'"]),
+        ("compare", [], ["missing argument 'MODEL...'"]),
+        ("verilog", [], ["missing option '-o' / '--output'"]),
+        ("infer", ["digit.png"], ["missing option '--port'"]),
+        ("bitstream", ["lenet5", "--frobnicate"], ["no such option", "--frobnicate"]),
+        ("run", ["lenet5", "--imags", "3"], ["no such option", "--imags", "(is it --images?)"]),
+        ("run", ["lenet5", "--images"], ["option '--images' requires an argument"]),
+        ("configs", ["--json=3"], ["option '--json' does not take a value"]),
+        ("networks", ["all"], ["got unexpected extra argument (all)"]),
+        ("disassemble", ["a", "b", "c"], ["got unexpected extra arguments (b c)"]),
+        ("run", ["lenet5", "--backend", "icarus"], ["invalid value for '--backend'", "'icarus'", *BACKENDS]),
+        ("fpga", ["--seed", "one"], ["invalid value for '--seed'", "'one' is not a valid integer"]),
+        ("run", ["lenet5", "--images", "0"], ["invalid value for '--images'", "0 is not in the range x>=1"]),
+        ("estimate", ["lenet5", "--clock", "0"], ["invalid value for '--clock'", "0.0 is not in the range x>0"]),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
-def test_usage_errors(arguments: list[str]) -> None:
-    result = call_cli(*arguments)
+def test_words_that_are_no_command_are_refused_in_one_sentence(command: str, arguments: list[str], words: list[str]) -> None:
+    result = call_cli(*filter(None, [command]), *arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert "Usage: systolith" in result.stderr
+    assert result.stderr.startswith(f"systolith: {command}: {words[0]}" if command else f"systolith: {words[0]}")
+    assert result.stderr.endswith(f"; `{f'systolith {command}'.strip()} --help` shows how\n")
+    assert result.stderr.count("\n") == 1
+    for word in words:
+        assert word in result.stderr
 
 
-def test_a_misspelt_backend_lists_the_valid_ones() -> None:
-    result = call_cli("run", "lenet5", "--backend", "icarus")
-    assert all(name in result.stderr for name in BACKENDS)
+def test_without_a_command_the_help_is_shown() -> None:
+    result = call_cli()
+    assert result.exit_code == 2
+    assert result.stderr == call_cli("--help").stdout
 
 
 # Images

@@ -131,7 +131,7 @@ def test_a_model_file() -> None:
             ("lenet5", "--config", "base", "--config", "huge"),
             "no configuration is called 'huge'; use one of tiny, small",
         ),
-        (("lenet5", "--clock", "0"), "Invalid value for '--clock'"),
+        (("lenet5", "--clock", "0"), "invalid value for '--clock'"),
         (("lenet5", "--batch", "0"), "--batch: must be at least 1 image, not 0"),
         (("lenet5", "--batch", "5000"), "lenet5: a batch must be from 1 to 1024 images, not 5000"),
         (("lenet5", "--memory-latency", "0"), "memory latency must be from 1 to 10000, not 0"),

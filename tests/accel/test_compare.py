@@ -243,13 +243,13 @@ def test_what_one_configuration_refuses_is_said_and_the_rest_compared(tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "Missing argument 'MODEL...'"),
+        ((), "missing argument 'MODEL...'"),
         (("lenet5", "nothing"), "no network is called 'nothing'; use one of lenet5, alexnet, vgg16"),
         (("lenet5", "--config", "huge"), "no configuration is called 'huge'; use one of tiny, small"),
         (("lenet5", "--calibration", "{}/x.npz"), "lenet5: is quantised already; leave the calibration data out"),
         (("lenet5", str(DATA / "lenet5.onnx"), "--calibration", "{}/x.npz"), "x.npz"),
         (("lenet5", "--peer", "zigzag"), "'zigzag' is not one of 'scalesim', 'published'"),
-        (("lenet5", "--clock", "0"), "Invalid value for '--clock'"),
+        (("lenet5", "--clock", "0"), "invalid value for '--clock'"),
         (("lenet5", "--memory-interval", "0"), "memory interval must be from 1 to 1000, not 0"),
         (("lenet5", "--plot", "{}/roof.pdf"), "roof.pdf: a plot is written as .png or .svg, not .pdf"),
         (("lenet5", "--plot", "{}/roof"), "roof: a plot is written as .png or .svg, not without an ending"),
