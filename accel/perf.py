@@ -39,9 +39,9 @@ import numpy.typing as npt
 from accel import micro
 from accel.config import QUEUE_DEPTH, EngineConfig
 from accel.isa import INSTRUCTION_BYTES, MAX_SHARE_LOG2, UNORDERED, Opcode, Operation, Target, UnitState
-from accel.program import MemoryTiming, Program
+from accel.program import TELL_EVERY, MemoryTiming, Program
 
-__all__ = ["Estimate", "Timeline", "estimate"]
+__all__ = ["REVISIT", "Estimate", "Timeline", "estimate"]
 
 # Facts of the hardware, each beside the name it has there.
 _BURST_BEATS = 64  # write_port.BURST_BEATS
@@ -50,7 +50,7 @@ _PREFETCH = 16  # dispatch.PREFETCH
 _READS = 16  # read_port.OUTSTANDING
 _IN_FLIGHT = 4  # load.IN_FLIGHT
 _HANDED = 2  # execute.HANDED
-_REVISIT = 4  # accumulators.REVISIT
+REVISIT = 4  # accumulators.REVISIT
 _RESULTS = 32  # store.RESULTS
 _TRANSFERS = 4  # write_port.TRANSFERS
 _BEATS = 16  # write_port.BEATS
@@ -62,9 +62,6 @@ _FETCH, _DISPATCH, _LOAD, _EXECUTE, _STORE, _WRITE = range(6)
 #: Groups of a STORE that are worth looking for a stretch without disturbance. They take more credits than there are, so all results
 #: before it are written before its last issue.
 _WORTH_A_RUN = 2 * _RESULTS
-
-#: Instructions after which progress is told again.
-_TOLD = 1024
 
 _NEVER = 1 << 62
 
@@ -388,7 +385,7 @@ class _Replay:
         order = {Opcode.LOAD: _LOAD, Opcode.EXECUTE: _EXECUTE, Opcode.STORE: _STORE}
         free = 0
         for position, instruction in enumerate(self.program.instructions):
-            if self.advance is not None and position % _TOLD == 0:
+            if self.advance is not None and position % TELL_EVERY == 0:
                 self.advance(position)
             while len(self.fetched) <= position:
                 yield None
@@ -501,7 +498,7 @@ class _Replay:
     def _execute(self) -> _Process:
         unit = self.units[1]
         rows, columns = self.config.rows, self.config.columns
-        settle = rows + _REVISIT
+        settle = rows + REVISIT
         loader_free = 0
         taken = 0  # cycle in which the last pass was swapped in
         pass_cycles = 0  # least distance from that to the next
@@ -538,9 +535,9 @@ class _Replay:
                 first = max(first, ends[index - 1] + 1)
                 if path != last_path:
                     first = max(first, last_pixel + settle + 1)
-                if execute["accumulate"] and 0 <= last_sums - execute["accumulators"] < _REVISIT - 1:
-                    first = max(first, last_pixel + _REVISIT)
-            period = max(pixels + (_REVISIT - 1 if execute["reduce"] else 0), rows, _REVISIT)
+                if execute["accumulate"] and 0 <= last_sums - execute["accumulators"] < REVISIT - 1:
+                    first = max(first, last_pixel + REVISIT)
+            period = max(pixels + (REVISIT - 1 if execute["reduce"] else 0), rows, REVISIT)
             last_pass = first + (passes - 1) * period
             # each pass is loaded while the one before streams
             last_filling = filling if passes == 1 else last_pass - period
@@ -549,7 +546,7 @@ class _Replay:
                 unit.popped.append(last_filling + rows - 1)
                 self.tell(_DISPATCH)
             taken = last_pass
-            pass_cycles = max(pixels, _REVISIT)
+            pass_cycles = max(pixels, REVISIT)
             last_pixel = last_pass + pixels - 1
             last_path = path
             last_sums = execute["accumulators"] + _last_word(execute)

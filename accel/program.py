@@ -20,10 +20,24 @@ from accel.errors import SystolithError
 from accel.graph import Shape
 from accel.isa import INSTRUCTION_BYTES, Instruction, Opcode
 
-__all__ = ["UNITS", "Backend", "LayerInfo", "MemoryTiming", "Program", "ProgramError", "RunResult", "TensorBinding", "UnitCounters"]
+__all__ = [
+    "TELL_EVERY",
+    "UNITS",
+    "Backend",
+    "LayerInfo",
+    "MemoryTiming",
+    "Program",
+    "ProgramError",
+    "RunResult",
+    "TensorBinding",
+    "UnitCounters",
+]
 
 #: The engine's units, in the order of every list of three.
 UNITS = ("load", "execute", "store")
+
+#: Instructions after which whoever writes or replays a program tells again how far it is.
+TELL_EVERY = 1024
 
 _Image = TypeVar("_Image")
 

@@ -25,7 +25,6 @@ from accel.compiler import compile_network
 from accel.config import PRESETS, EngineConfig, load_config
 from accel.errors import SystolithError
 from accel.frontends import NETWORKS, load_network
-from accel.graph import Network
 from accel.peers import scalesim
 from accel.perf import estimate
 from accel.program import MemoryTiming
@@ -49,11 +48,6 @@ def pinned_pairs() -> list[tuple[str, EngineConfig]]:
     return pairs
 
 
-def scale_sim(network: Network, config: EngineConfig, dataflow: str) -> int:
-    """Return SCALE-Sim's cycles for a network's convolutions and fully connected layers."""
-    return sum(scalesim.cycles(config, layer, dataflow) for layer in scalesim.layers_of(network))
-
-
 def measure(name: str, config: EngineConfig, timing: MemoryTiming) -> dict[str, Any]:
     """Return one line of the table."""
     network = load_network(name, assume=True)
@@ -72,8 +66,8 @@ def measure(name: str, config: EngineConfig, timing: MemoryTiming) -> dict[str, 
         "utilisation": report.utilisation,
         "roofline_cycles": report.roofline_cycles,
         "roofline_share": report.roofline_share,
-        "scale_sim_os": scale_sim(network, config, "os"),
-        "scale_sim_ws": scale_sim(network, config, "ws"),
+        "scale_sim_os": scalesim.network_cycles(config, network, "os"),
+        "scale_sim_ws": scalesim.network_cycles(config, network, "ws"),
         "compile_seconds": round(compiled - begin, 3),
         "estimate_seconds": round(done - compiled, 3),
     }

@@ -14,6 +14,7 @@ from accel.compiler.stages import Stage, plane_count
 from accel.compiler.timeline import TileWork
 from accel.config import EngineConfig
 from accel.isa import INSTRUCTION_BYTES, MAX_SHARE_LOG2, Operation
+from accel.perf import REVISIT
 
 __all__ = [
     "fits_weight_memory",
@@ -58,8 +59,8 @@ def _per_stage(
 
 
 def smallest_pass(config: EngineConfig) -> int:
-    """Return the cycles that a pass takes at least: the next pass's taps (and weights) must have been shifted in."""
-    return max(config.rows, 4)
+    """Return the cycles that a pass takes at least: the next taps (and weights) must have been shifted in, the sums written."""
+    return max(config.rows, REVISIT)
 
 
 @_per_stage

@@ -27,6 +27,7 @@ from accel.isa import (
     Target,
     fields_of,
 )
+from accel.program import TELL_EVERY
 
 __all__ = ["Emitter", "Loop", "align", "map_alignment"]
 
@@ -42,9 +43,6 @@ _FILL_SHARE_LOG2 = 2
 
 #: The fields of an EXECUTE's loops.
 _EXECUTE_LOOPS = {name: (f"n_{name}", f"stride_{name}") for name in ("block", "ky", "kx", "py", "px", "wy", "wx")}
-
-#: Instructions after which progress is told again.
-_TOLD = 1024
 
 #: Loops of a LOAD.
 _LOAD_LOOPS = 3
@@ -404,7 +402,7 @@ class Emitter:
 
     def _emit(self, opcode: Opcode, values: dict[str, int], section: str, reads: list[Access], writes: list[Access]) -> None:
         self._instructions.append((opcode, values | self._hazards.order(opcode, reads, writes), section))
-        if self._advance is not None and len(self._instructions) % _TOLD == 0:
+        if self._advance is not None and len(self._instructions) % TELL_EVERY == 0:
             self._advance(len(self._instructions))
 
     def finish(self, name: str) -> tuple[tuple[Instruction, ...], Callable[[], Bytes], int, int]:

@@ -39,6 +39,7 @@ __all__ = [
     "cycles",
     "layers_of",
     "make_environment",
+    "network_cycles",
     "run",
 ]
 
@@ -136,6 +137,11 @@ def cycles(config: EngineConfig, layer: Layer, dataflow: str) -> int:
         "is": (values, pixels, filters + 2 * rows + columns - 2),
     }[dataflow]
     return layer.times * (math.ceil(down / rows) * math.ceil(across / columns) * streamed - 1)
+
+
+def network_cycles(config: EngineConfig, network: Network, dataflow: str) -> int:
+    """Return SCALE-Sim's compute cycles for all of a network's convolutions and fully connected layers."""
+    return sum(cycles(config, layer, dataflow) for layer in layers_of(network))
 
 
 def make_environment(directory: Path) -> None:

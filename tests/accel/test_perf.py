@@ -26,7 +26,7 @@ MIRRORED = {
     "_READS": read_port.OUTSTANDING,
     "_WRITES": write_port.OUTSTANDING,
     "_IN_FLIGHT": load.IN_FLIGHT,
-    "_REVISIT": accumulators.REVISIT,
+    "REVISIT": accumulators.REVISIT,
     "_RESULTS": store.RESULTS,
     "_TRANSFERS": write_port.TRANSFERS,
     "_BEATS": write_port.BEATS,
