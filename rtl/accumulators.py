@@ -104,15 +104,15 @@ class Accumulators(wiring.Component):
 
         # A sum comes out of column 0 rows + 6 cycles after the pixel was given and is added by the third stage below; a byte that
         # bypasses the array comes out 5 cycles after, and one more for each row above its own.
-        line = [self.i_control]
+        line: list[tuple[Value, data.View]] = [(self.i_control.valid, self.i_control)]
         for n in range(self.rows + 3):
-            stage = Signal(layout, name=f"waiting_{n}")
-            m.d.sync += stage.eq(line[-1])
-            line.append(stage)
-        arrivals = [(line[-1], line[-1].operation == Operation.ARRAY)]
+            waits, stage = Signal(name=f"waits_{n}"), Signal(layout, name=f"waiting_{n}", reset_less=True)
+            m.d.sync += [waits.eq(line[-1][0]), stage.eq(line[-1][1])]
+            line.append((waits, stage))
+        arrivals = [(*line[-1], line[-1][1].operation == Operation.ARRAY)]
         for shift in range(self.shifts):
-            stage = line[2 + shift * self.columns]
-            arrivals.append((stage, (stage.operation != Operation.ARRAY) & (stage.shift == shift)))
+            came, control = line[2 + shift * self.columns]
+            arrivals.append((came, control, (control.operation != Operation.ARRAY) & (control.shift == shift)))
 
         # Column c reads, adds and writes one, two and three cycles after its control came; its neighbour does so a cycle later. So
         # one chain serves all columns. What they ask of it is worked out before, so that the adder has its cycle to itself.
@@ -131,22 +131,22 @@ class Accumulators(wiring.Component):
         )
         event, how = Signal(events, name="event_0"), Signal(manner, name="how_0", reset_less=True)
         m.d.sync += event.eq(0)
-        for stage, arrived in arrivals:
-            with m.If(stage.valid & arrived):
-                half = stage.address[bits]
+        for came, control, arrived in arrivals:
+            with m.If(came & arrived):
+                half = control.address[bits]
                 m.d.sync += [
                     event.valid.eq(1),
                     event.reads.eq(Cat(~half, half)),
-                    event.writes.eq(Cat(~half, half) & (~stage.drop).replicate(2)),
-                    event.last.eq(stage.last),
-                    how.address.eq(stage.address[:bits]),
-                    how.from_array.eq(stage.operation == Operation.ARRAY),
-                    how.keeps.eq(Cat(~half, half) & (~stage.overwrite & ~stage.forward).replicate(2)),
-                    how.forward.eq(stage.forward),
-                    how.maximum.eq((stage.operation == Operation.MAX) & ~stage.overwrite),
-                    how.low.eq(stage.operation == Operation.LOW),
-                    how.high.eq(stage.operation == Operation.HIGH),
-                    how.shift.eq(stage.shift),
+                    event.writes.eq(Cat(~half, half) & (~control.drop).replicate(2)),
+                    event.last.eq(control.last),
+                    how.address.eq(control.address[:bits]),
+                    how.from_array.eq(control.operation == Operation.ARRAY),
+                    how.keeps.eq(Cat(~half, half) & (~control.overwrite & ~control.forward).replicate(2)),
+                    how.forward.eq(control.forward),
+                    how.maximum.eq((control.operation == Operation.MAX) & ~control.overwrite),
+                    how.low.eq(control.operation == Operation.LOW),
+                    how.high.eq(control.operation == Operation.HIGH),
+                    how.shift.eq(control.shift),
                 ]
         chain = [(event, how)]
         for n in range(1, self.columns + 3):
@@ -172,8 +172,15 @@ class Accumulators(wiring.Component):
             with m.Else():
                 m.d.sync += bypass.eq(byte)
 
-            total = Signal(signed(32), name=f"total_{c}", reset_less=True)
-            kept = [Signal(32, name=f"kept_{half}_{c}", reset_less=True) for half in range(2)]
+            # What is written: the sum or the larger of two, chosen behind the registers, so that nothing but an addition or a
+            # comparison lies before them. A maximum is of what was there, to which nothing is added then, and a byte.
+            plain = Signal(signed(32), name=f"plain_{c}", reset_less=True)
+            larger = Signal(signed(17), name=f"larger_{c}", reset_less=True)
+            is_larger = Signal(name=f"is_larger_{c}", reset_less=True)
+            total = Signal(signed(32), name=f"total_{c}")
+            m.d.comb += total.eq(Mux(is_larger, larger, plain))
+            kept = Signal(32, name=f"kept_{c}", reset_less=True)
+            keeps: Value = Const(0, 32)
             for half in range(2):
                 # a word is read again when it has been written, unless the sum so far is forwarded
                 m.submodules[f"half_{half}_bank_{c}"] = bank = ram(shape=32, depth=self.depth)
@@ -187,20 +194,24 @@ class Accumulators(wiring.Component):
                     write.data.eq(total),
                 ]
                 m.d.sync += drained[half][c].eq(read.data)
-                with m.If(taken.valid):
-                    m.d.sync += kept[half].eq(Mux(taking.keeps[half], read.data, 0))
+                keeps = keeps | (read.data & taking.keeps[half].replicate(32))
+            with m.If(taken.valid):
+                m.d.sync += kept.eq(keeps)
 
-            value = Signal(signed(32), name=f"value_{c}")
-            old = Signal(signed(32), name=f"old_{c}")
-            m.d.comb += value.eq(Mux(adding.from_array, self.i_sums[c], bypass))
-            m.d.comb += old.eq(kept[0] | kept[1] | (total & adding.forward.replicate(32)))
+            added_to = Signal(signed(32), name=f"added_to_{c}")
+            addend = Signal(signed(32), name=f"addend_{c}")
+            m.d.comb += [
+                added_to.eq(kept | (total & adding.forward.replicate(32))),
+                addend.eq(Mux(adding.from_array, self.i_sums[c], bypass) & (~adding.maximum).replicate(32)),
+            ]
             with m.If(added.valid):
-                with m.If(adding.maximum):
-                    # (a subtraction, because a comparison becomes a tree of look-up tables, and no carry chain)
-                    m.d.sync += total.eq(Mux((old - value)[-1], value, old))
-                with m.Else():
+                m.d.sync += [
                     # sums wrap at 32 bits: that is the arithmetic contract
-                    m.d.sync += total.eq((value + old)[:32].as_signed())
+                    plain.eq((added_to + addend)[:32].as_signed()),
+                    larger.eq(bypass),
+                    # (a subtraction, because a comparison becomes a tree of look-up tables, and no carry chain)
+                    is_larger.eq(adding.maximum & (added_to - bypass)[-1]),
+                ]
 
         m.d.sync += self.o_done.eq(chain[-1][0].last)
 

@@ -129,7 +129,8 @@ class Core(wiring.Component):
 
         # ---- data ----
         load_writes = Signal()
-        scratchpad_write = Signal.like(scratchpad.i_write)
+        # (no reset: a cycle after those of the units there is nothing to write)
+        scratchpad_write = Signal.like(scratchpad.i_write, reset_less=True)
         m.d.comb += [
             load_writes.eq(load.o_write.mask.any()),
             store.i_blocked.eq(load_writes),

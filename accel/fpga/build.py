@@ -217,13 +217,13 @@ def build_core(
 ) -> Build:
     """Synthesise a core, and place and route it from every seed, where the device's frequencies mean something.
 
-    Raises :class:`DoesNotFitError`, which names the largest preset that fits, and :class:`FpgaError` when a tool is missing or a
-    route fails.
+    Raises :class:`DoesNotFitError`, which names the largest named configuration that fits, and :class:`FpgaError` when a tool is
+    missing or a route fails.
     """
     config = suited(config, device)
     core, resources = area_of_core(config, device, product, stage)
     if short := excess(resources):
-        raise DoesNotFitError(_too_large(config, device, short, product, stage))
+        raise DoesNotFitError(_too_large(config, device, short, resources["dsps"].available or 0, product, stage))
     routes: list[Route] = []
     harness: dict[str, int] = {}
     if device.routable:
@@ -244,12 +244,17 @@ def excess(resources: Mapping[str, Resource]) -> list[str]:
     ]
 
 
-def _too_large(config: EngineConfig, device: Device, short: Sequence[str], product: Product, stage: Stage) -> str:
+#: Products that share a multiplier at most: a configuration with more elements than that is not worth a synthesis.
+_SHARED = 2
+
+
+def _too_large(config: EngineConfig, device: Device, short: Sequence[str], multipliers: int, product: Product, stage: Stage) -> str:
     needs = f"{config.name} does not fit {device.part}: it takes {' and '.join(short)}"
-    for smaller in sorted(PRESETS.values(), key=lambda preset: -preset.macs_per_cycle):
-        fitted = suited(smaller, device)
-        if smaller.macs_per_cycle < config.macs_per_cycle and not excess(area_of_core(fitted, device, product, stage)[1]):
-            return f"{needs}; the largest preset that fits is {smaller.name}, and --fit finds what lies between"
+    for smaller in sorted((DESIGNS["large-85f"], *PRESETS.values()), key=lambda preset: -preset.macs_per_cycle):
+        if smaller.name == config.name or smaller.macs_per_cycle > min(config.macs_per_cycle, _SHARED * multipliers):
+            continue
+        if not excess(area_of_core(suited(smaller, device), device, product, stage)[1]):
+            return f"{needs}; the largest that fits of those with names is {smaller.name}, and --fit finds what lies between"
     if device.has_spram and not config.micro:
         return f"{needs}; no smaller preset fits it either, but micro is made for it"
     return f"{needs}; no smaller preset fits it either, so take a larger part"
@@ -266,6 +271,7 @@ def candidates(device: Device) -> Iterator[EngineConfig]:
     base, small = PRESETS["base"], PRESETS["small"]
     shapes = [
         *PRESETS.values(),
+        DESIGNS["large-85f"],
         replace(small, name="small-4x8", columns=8),
         replace(small, name="small-8x4", rows=8),
         replace(base, name="base-8x16", columns=16),
@@ -275,10 +281,6 @@ def candidates(device: Device) -> Iterator[EngineConfig]:
     for shape in shapes:
         yield shape
         yield replace(shape, name=f"{shape.name}-lean", window_pixels=0, elementwise=False)
-
-
-#: Products that share a multiplier at most: a configuration with more elements than that is not worth a synthesis.
-_SHARED = 2
 
 
 def choose(options: Sequence[tuple[EngineConfig, int]], device: Device, *, product: Product, stage: Stage) -> EngineConfig:

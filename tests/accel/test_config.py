@@ -189,5 +189,5 @@ def test_files_that_are_no_toml(tmp_path: Path, content: bytes) -> None:
 def test_an_unknown_name_lists_the_presets() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("medium")
-    known = "tiny, small, base, large, board, micro"
+    known = "tiny, small, base, large, large-85f, board, micro"
     assert str(caught.value) == f"no configuration is called 'medium'; use one of {known}, or a .toml file"

@@ -41,13 +41,15 @@ def test_a_core_that_does_not_fit_says_by_how_much_and_what_does(toy: Core) -> N
     with pytest.raises(DoesNotFitError) as refusal:
         build("base", toy)
     assert str(refusal.value) == (
-        "base does not fit LFE5U-25F-6BG381: it takes 64 multipliers of 28; the largest preset that fits is small, "
+        "base does not fit LFE5U-25F-6BG381: it takes 64 multipliers of 28; the largest that fits of those with names is small, "
         "and --fit finds what lies between"
     )
 
 
 def test_a_device_too_small_for_everything(toy: Core) -> None:
-    with pytest.raises(DoesNotFitError, match=r"small does not fit .* 16 multipliers of 8; the largest preset that fits is tiny"):
+    with pytest.raises(
+        DoesNotFitError, match=r"small does not fit .* 16 multipliers of 8; the largest that fits of those with names is tiny"
+    ):
         build("small", toy, ICE40.part)
 
 
