@@ -14,6 +14,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,14 @@ class EngineConfig:
     def parameter_groups(self) -> int:
         """Entries of the parameter memory, each for ``lanes`` channels."""
         return self.parameter_channels // self.lanes
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # (a configuration is the key of much that the compiler remembers)
+        return hash(tuple(getattr(self, f.name) for f in fields(self)))
 
     @property
     def macs_per_cycle(self) -> int:

@@ -1169,7 +1169,8 @@ class _WritePort:
     def word(self, fire: int, x: int) -> None:
         """Take the next word, of column ``x``, whose last group was written in cycle ``fire``."""
         store = self._transfers[0]
-        shown = max(fire + 1, self._word_left + 1)
+        left = self._word_left
+        shown = (fire if fire > left else left) + 1
         row_last = x == store["n_x"] - 1
         if self.word_bytes > self.bus:
             for part in range(self.word_bytes // self.bus):
@@ -1218,13 +1219,19 @@ class _WritePort:
 
     def _push(self, shown: int) -> int:
         """Put a beat into the fifo in cycle ``shown`` or later; return when."""
-        if len(self._beats) == _BEATS:
-            shown = max(shown, self._beats[0] + 1)
+        # (comparisons, because most of what a replay does is done here, and calls of max would be half of it)
+        beats = self._beats
+        if len(beats) == _BEATS and beats[0] >= shown:
+            shown = beats[0] + 1
         if not self._burst_left:
             self._open()
         # the beat leaves when it is seen, the burst has begun, and memory takes it
-        sent = max(shown + 1, self._state, self._wready)
-        self._beats.append(sent)
+        sent = shown + 1
+        if self._state > sent:
+            sent = self._state
+        if self._wready > sent:
+            sent = self._wready
+        beats.append(sent)
         self._wready = sent + self.interval
         self._state = sent + 1
         self._burst_left -= 1
