@@ -9,7 +9,7 @@ from typing import Any
 from accel.config import DESIGNS, PRESETS, EngineConfig, Multiply
 from accel.fpga.devices import KINDS, Device
 from accel.fpga.errors import DoesNotFitError, FpgaError
-from accel.fpga.flow import Netlist, Resource, Route, area, pack, place_and_route, synthesise, tools_of, with_harness
+from accel.fpga.flow import Netlist, Resource, Route, area, is_crowded, pack, place_and_route, synthesise, tools_of, with_harness
 from accel.fpga.harness import Port
 from accel.isa import WINDOW_TAPS
 
@@ -166,7 +166,7 @@ def build_design(design: Design, device: Device, *, seeds: Iterable[int], stage:
     routes: list[Route] = []
     for seed in seeds:
         stage(f"placing and routing {design.top} for {design.clock:g} MHz on {device.part} from seed {seed} (kept afterwards)")
-        routes.append(place_and_route(netlist, device, seed=seed, constraints=design.constraints))
+        routes.append(place_and_route(netlist, device, seed=seed, crowded=is_crowded(resources), constraints=design.constraints))
         if routes[-1].fmax >= design.clock:
             break
     else:
@@ -230,7 +230,7 @@ def build_core(
         design = with_harness(core, product(config)[1], device)
         for seed in seeds:
             stage(f"placing and routing {config.name} on {device.part} from seed {seed} (kept afterwards)")
-            routes.append(place_and_route(design, device, seed=seed))
+            routes.append(place_and_route(design, device, seed=seed, crowded=is_crowded(resources)))
         harness = {kind: r.used - resources[kind].used for kind, r in routes[0].resources.items()}
     return Build(config, device, resources, harness, tuple(routes), tools_of(device), network, cycles)
 

