@@ -195,12 +195,8 @@ class EngineConfig:
         return self.parameter_channels // self.lanes
 
     def __hash__(self) -> int:
-        return self._hash
-
-    @cached_property
-    def _hash(self) -> int:
-        # (a configuration is the key of much that the compiler remembers)
-        return hash(tuple(getattr(self, f.name) for f in fields(self)))
+        # worked out once, because a configuration is the key of much that the compiler remembers; the same in every process
+        return self.digest
 
     @property
     def macs_per_cycle(self) -> int:
@@ -212,7 +208,7 @@ class EngineConfig:
         """Bytes that addresses of memory reach."""
         return 1 << 17 if self.micro else 1 << 32
 
-    @property
+    @cached_property
     def digest(self) -> int:
         """64-bit digest of everything that a program depends on."""
         body = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _OUTSIDE}

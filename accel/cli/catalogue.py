@@ -52,7 +52,7 @@ def networks(as_json: bool) -> None:
 def configs(as_json: bool) -> None:
     """List the engine configurations that have names; a TOML file with `base = "small"` changes single fields of a preset.
 
-    The last ones are those of whole designs, whose memory is on the chip.
+    The last ones are cut to devices.
 
     \b
     Example:

@@ -27,14 +27,13 @@ from accel.isa import (
     Target,
     fields_of,
 )
+from accel.perf import BURST_BEATS
 from accel.program import TELL_EVERY
 
 __all__ = ["Emitter", "Loop", "align", "map_alignment"]
 
 #: Boundary on which the data of a LOAD begins, so that its bursts are long.
 _DATA_ALIGNMENT = 64
-#: Beats of the longest burst; bursts do not cross a multiple of it.
-_BURST_BEATS = 64
 _MASK = 0xFFFF
 
 #: Of the scratchpad's write port, FILLs leave one cycle in so many to the output stage, as a power of two: they are short, but a
@@ -56,7 +55,7 @@ def align(value: int, alignment: int) -> int:
 
 def map_alignment(config: EngineConfig) -> int:
     """Return the boundary on which maps begin: where a burst would end anyway."""
-    return _BURST_BEATS * config.bus_bytes
+    return BURST_BEATS * config.bus_bytes
 
 
 @dataclass(frozen=True)

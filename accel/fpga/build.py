@@ -35,6 +35,9 @@ Product = Callable[[EngineConfig], tuple[str, Sequence[Port]]]
 #: Is told what begins.
 Stage = Callable[[str], None]
 
+#: Configurations with names whose cores may be looked at for any device.
+_NAMED = (DESIGNS["large-85f"], *PRESETS.values())
+
 #: Top module of the core.
 _TOP = "systolith"
 
@@ -250,7 +253,7 @@ _SHARED = 2
 
 def _too_large(config: EngineConfig, device: Device, short: Sequence[str], multipliers: int, product: Product, stage: Stage) -> str:
     needs = f"{config.name} does not fit {device.part}: it takes {' and '.join(short)}"
-    for smaller in sorted((DESIGNS["large-85f"], *PRESETS.values()), key=lambda preset: -preset.macs_per_cycle):
+    for smaller in sorted(_NAMED, key=lambda preset: -preset.macs_per_cycle):
         if smaller.name == config.name or smaller.macs_per_cycle > min(config.macs_per_cycle, _SHARED * multipliers):
             continue
         if not excess(area_of_core(suited(smaller, device), device, product, stage)[1]):
@@ -270,8 +273,7 @@ def candidates(device: Device) -> Iterator[EngineConfig]:
         return
     base, small = PRESETS["base"], PRESETS["small"]
     shapes = [
-        *PRESETS.values(),
-        DESIGNS["large-85f"],
+        *_NAMED,
         replace(small, name="small-4x8", columns=8),
         replace(small, name="small-8x4", rows=8),
         replace(base, name="base-8x16", columns=16),

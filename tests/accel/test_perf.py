@@ -20,7 +20,7 @@ from sim.backends import get_backend
 from sim.harness import SimulationError
 
 MIRRORED = {
-    "_BURST_BEATS": write_port.BURST_BEATS,
+    "BURST_BEATS": write_port.BURST_BEATS,
     "_FETCH_BYTES": dispatch.FETCH_BYTES,
     "_PREFETCH": dispatch.PREFETCH,
     "_READS": read_port.OUTSTANDING,

@@ -87,6 +87,8 @@ def test_the_memory_is_spiteful():
 
 @pytest.fixture(scope="module")
 def spiteful():
+    if missing_tool() is not None:
+        pytest.skip(missing_tool())
     with pytest.MonkeyPatch.context() as patch:
         for user in USERS:
             patch.setattr(user, "ram", Spiteful)
@@ -103,7 +105,6 @@ def check(backend, network, images, timing, what):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(missing_tool() is not None, reason=missing_tool() or "")
 @pytest.mark.parametrize("latency", [1, 20])
 def test_nothing_comes_of_it_in_lenet(spiteful, latency):
     network = load_network("lenet5")
@@ -113,7 +114,6 @@ def test_nothing_comes_of_it_in_lenet(spiteful, latency):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(missing_tool() is not None, reason=missing_tool() or "")
 @pytest.mark.parametrize("seed", range(3000, 3024))
 def test_nothing_comes_of_it_in_random_networks(spiteful, seed):
     rng = np.random.default_rng(seed)
