@@ -234,8 +234,8 @@ class AveragePool(_Base):
             raise GraphError(f"{self.name}: average pooling has no dilation here, not {self.window.dilation}")
         height, width, channels = inputs[0]
         shape = (*_window_output(self.name, self.window, height, width), channels)
-        for count in np.unique(self.counts(height, width)):
-            if int(count) not in self.factors:
+        for count in sorted(set(self.counts(height, width).reshape(-1).tolist())):
+            if count not in self.factors:
                 raise GraphError(f"{self.name}: no factor for windows of {count} taps; factors has {sorted(self.factors)}")
         return shape
 

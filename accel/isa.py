@@ -325,6 +325,7 @@ def fields_of(opcode: Opcode) -> tuple[Field, ...]:
 
 #: The least and the greatest value of every field but the opcode; looked up, because programs have many instructions.
 _RANGES = {opcode: {f.name: (f.minimum, f.maximum) for f in fields if f.name != "opcode"} for opcode, fields in ENTRIES.items()}
+_ZEROS = {opcode: dict.fromkeys(ranges, 0) for opcode, ranges in _RANGES.items()}
 
 
 @dataclass(frozen=True)
@@ -339,7 +340,7 @@ class Instruction:
 
     def __post_init__(self) -> None:
         known = _RANGES[self.opcode]
-        values = dict.fromkeys(known, 0)
+        values = _ZEROS[self.opcode].copy()
         for name, value in self.values.items():
             if name not in known:
                 raise IsaError(f"{self.opcode.name} has no field {name!r}; its fields are {', '.join(known)}")

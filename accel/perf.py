@@ -282,7 +282,8 @@ class _Replay:
 
     def wake(self, process: int, time: int) -> None:
         """Let a process go on in cycle ``time``, unless it does so earlier."""
-        time = max(time, self.now)
+        if time < self.now:
+            time = self.now
         due = self._due[process]
         if due is None or time < due:
             self._due[process] = time
@@ -309,12 +310,14 @@ class _Replay:
         processes = [self._fetch(), self._dispatch(), self._load(), self._execute(), self._store(), self._write()]
         self._due = [0] * len(processes)
         self._heap = [(0, n) for n in range(len(processes))]
-        while self.quiet_until() != _NEVER:
-            self.now, self._running = heapq.heappop(self._heap)
-            self._due[self._running] = None
-            resume = next(processes[self._running])
-            if resume is not None:
-                self.wake(self._running, resume)
+        heap, due = self._heap, self._due
+        while heap:
+            time, process = heapq.heappop(heap)
+            if due[process] != time:
+                continue  # it was woken earlier
+            self.now, self._running, due[process] = time, process, None
+            if (resume := next(processes[process])) is not None:
+                self.wake(process, resume)
         # the registers of dispatcher and engine add a cycle each
         cycles = self._done() + 2
         for times in (self.retired, self.started, self.ended):
@@ -616,7 +619,7 @@ class _Replay:
                 self._write_known()  # when they go to memory is known at once
             done = 0
             first = issue + (pool - 1) * groups + latency
-            if not self.results and self.last_delayed < issue and self.port.word_free() <= first:
+            if not self.results and self.last_delayed < issue and self.port.word_free <= first:
                 done = yield from self._undisturbed(store, issue, latency)
                 issue += done * pool * groups
                 if done == words:
@@ -711,7 +714,7 @@ class _Replay:
                 if self.channel.writes_between(first - 1, start + reach * period + latency - 2):
                     break
             while to_memory and done < reach:
-                if self.port.word_free() > start + done * period + swallowed + latency:
+                if self.port.word_free > start + done * period + swallowed + latency:
                     break
                 fire = start + (done + 1) * period - 1 + latency
                 self.port.word(fire, done % n_x)
@@ -738,7 +741,7 @@ class _Replay:
         releases, refused, port = self.releases, self.refused, self.port
         fire = self.last_fire
         for word in range(done, words):
-            word_free = port.word_free()
+            word_free = port.word_free
             for part in range(pool * groups):
                 if self.outstanding < _RESULTS:
                     self.outstanding += 1
@@ -774,7 +777,7 @@ class _Replay:
         earliest, to_scratchpad, _, _ = self.results[0]
         if first <= earliest:
             return True
-        fire = max(earliest, self.last_fire + 1, self.port.word_free())
+        fire = max(earliest, self.last_fire + 1, self.port.word_free)
         if to_scratchpad:
             fire = self.channel.free_from(fire - 1) + 1
         return first <= fire
@@ -792,13 +795,14 @@ class _Replay:
             most -= 1
             earliest, to_scratchpad, column, position = results[0]
             ready = earliest if earliest > last_fire else last_fire + 1
-            word_free = port.word_free()
+            word_free = port.word_free
             fire = ready
             if word_free > ready:
                 fire = word_free
             if to_scratchpad:
                 # the load unit's writes go first
-                fire = channel.free_from(fire - 1) + 1
+                if channel.busy_until >= fire - 1:
+                    fire = channel.free_from(fire - 1) + 1
                 if quiet < fire - 1:
                     return fire - 1
             if word_free > ready:
@@ -871,6 +875,8 @@ class _ReadChannel:
         # stretches of cycles in which elements for the scratchpad are made (but for the output stage's share)
         self._busy_from: list[int] = []
         self._busy_until: list[int] = []
+        self.busy_until = -1
+        """The last cycle in which an element for the scratchpad is known to be made."""
         self._busy_share: list[int] = []
 
     def room_from(self) -> int:
@@ -1062,12 +1068,13 @@ class _ReadChannel:
             self._busy_from.append(start)
             self._busy_until.append(last)
             self._busy_share.append(share)
+        self.busy_until = last
         return last
 
     def free_from(self, cycle: int) -> int:
         """Return the first cycle from ``cycle`` on in which no element for the scratchpad is known to be made (it is written in the
         next)."""
-        if not self._busy_until or self._busy_until[-1] < cycle:
+        if self.busy_until < cycle:
             return cycle
         place = bisect_left(self._busy_until, cycle)
         while place < len(self._busy_from) and self._busy_from[place] <= cycle:
@@ -1126,7 +1133,8 @@ class _WritePort:
         self._announced: list[int] = []
         self._transfers: deque[Fields] = deque()
         self._left_words: deque[int] = deque()
-        self._word_left = -1  # when the last word left the output stage
+        self.word_free = -1
+        """The cycle from which a result may be added to the next word: when the last one leaves the output stage."""
         self._beats: deque[int] = deque(maxlen=_BEATS)  # when the latest beats left the fifo
         self._responses: deque[int] = deque(maxlen=_WRITES)
         self._wready = 0  # memory takes a beat from then on
@@ -1162,14 +1170,10 @@ class _WritePort:
         """Return the cycle from which everything announced is acknowledged."""
         return self._quiet[-1] if self._quiet else 0
 
-    def word_free(self) -> int:
-        """Return the cycle from which a result may be added to the next word: when the last one leaves."""
-        return self._word_left
-
     def word(self, fire: int, x: int) -> None:
         """Take the next word, of column ``x``, whose last group was written in cycle ``fire``."""
         store = self._transfers[0]
-        left = self._word_left
+        left = self.word_free
         shown = (fire if fire > left else left) + 1
         row_last = x == store["n_x"] - 1
         if self.word_bytes > self.bus:
@@ -1181,7 +1185,7 @@ class _WritePort:
             or (store["memory_address"] + self._row * store["memory_stride_y"] + (x + 1) * self.word_bytes) % self.bus == 0
         ):
             shown = self._push(shown)
-        self._word_left = shown
+        self.word_free = shown
         if row_last:
             self._row += 1
         self._left_words[0] -= 1
@@ -1196,7 +1200,7 @@ class _WritePort:
         Return their number: at most ``most``, none of them the last of its burst.
         """
         count = min(most, self._burst_left - 1)
-        shown = self._word_left
+        shown = self.word_free
         if count <= 0 or shown != fire + 1 or self.word_bytes != self.bus or period < self.interval:
             return 0
         # room for the beats: those that come later than a whole fifo find it because these do
@@ -1212,7 +1216,7 @@ class _WritePort:
             self._beats.extend(max(shown + n * period + 1, last + n * interval) for n in range(first, count + 1))
             self._wready = self._beats[-1] + interval
             self._state = self._beats[-1] + 1
-            self._word_left += count * period
+            self.word_free += count * period
             self._burst_left -= count
             self._left_words[0] -= count
         return count

@@ -9,7 +9,6 @@ from typing import Any, Protocol, TextIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -130,6 +129,8 @@ def _shrink(pixels: Pixels) -> Pixels:
         y, x = (side - (bottom - top)) // 2, (side - (right - left)) // 2
         square[y : y + bottom - top, x : x + right - left] = pixels[top:bottom, left:right]
         pixels = square
+    from PIL import Image  # takes a while, and most reports have no pictures
+
     rgb = np.broadcast_to(pixels, (*pixels.shape[:2], 3)) if pixels.shape[2] == 1 else pixels
     return np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).resize((SIDE, SIDE), Image.Resampling.BOX))
 

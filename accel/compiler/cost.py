@@ -10,17 +10,17 @@ from typing import Concatenate, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from accel.compiler.plan import Plan
-from accel.compiler.stages import Stage, plane_count
+from accel.compiler.stages import Stage, plane_count, spans
 from accel.compiler.timeline import TileWork
 from accel.config import EngineConfig
 from accel.isa import INSTRUCTION_BYTES, MAX_SHARE_LOG2, Operation
 from accel.perf import REVISIT
 
 __all__ = [
+    "StageCost",
     "fits_weight_memory",
     "reduces",
     "smallest_pass",
-    "stage_cycles",
     "store_share",
     "view_side",
     "view_words",
@@ -157,68 +157,94 @@ def _tiles(size: int, band: int, tile: int) -> list[tuple[int, int]]:
     return [(length, many * count) for part, many in _parts(size, band) for length, count in _parts(part, tile)]
 
 
-@_per_stage
-def _tiled(
-    stage: Stage, config: EngineConfig, band_rows: int, tile_rows: int, band_columns: int, tile_columns: int
-) -> tuple[int, int]:
-    """Return the cycles of the passes of all units of all tiles, for all images, and the tiles."""
-    passes, _, _ = _work(stage, config)
-    images = 1 if stage.is_stacked else stage.images
-    shapes = [
-        (_tile_cycles(stage, config, rows, columns, passes), many * count * images)
-        for (rows, many), (columns, count) in itertools.product(
-            _tiles(stage.lines, band_rows, tile_rows), _tiles(stage.shape[1], band_columns, tile_columns)
-        )
-    ]
-    return sum(cycles * count for cycles, count in shapes), sum(count for _, count in shapes)
+class StageCost:
+    """Estimated cycles of a stage, for all its images, under any of its plans.
 
-
-def stage_cycles(
-    stage: Stage, config: EngineConfig, plan: Plan, *, loaded: int, planes: int, element_bytes: int, gap: int
-) -> float:
-    """Return the estimated cycles of a stage, for all its images.
-
-    ``loaded``: inputs that come from memory, ``planes`` of each for a band, in elements of ``element_bytes``, through ``gap``
-    words.
+    ``loaded``: inputs that come from memory, in elements of ``element_bytes``, through ``gap`` words.
     """
-    width = stage.shape[1]
-    passes, most, groups = _work(stage, config)
-    band_lines = plan.band_images if stage.is_stacked else plan.band_rows
-    execute, tiles = _tiled(stage, config, band_lines, plan.tile_rows, plan.band_columns, plan.tile_columns)
-    bands = -(-stage.images // plan.band_images) * -(-stage.shape[0] // plan.band_rows) * -(-width // plan.band_columns)
-    instructions = tiles * len(stage.units) * _INSTRUCTION_OVERHEAD
-    execute += instructions
-    store = stage.images * stage.shape[0] * width * stage.pool_words * groups + instructions
-    load = 2.0 * tiles * len(stage.units) * INSTRUCTION_BYTES / config.bus_bytes
-    if stage.weights:
-        once = passes * config.rows * max(1, config.weight_word_bytes / config.bus_bytes)
-        if fits_weight_memory(stage, config):
-            times = 1
-        elif plan.units_outer and most * config.rows <= config.weight_words // 2:
-            times = bands
-        else:
-            times = tiles
-        load += once * times
-    if not loaded:
-        return _overlapped(execute, store, load)
 
-    tall, wide = view_side(stage, 0, plan.band_rows, plan.chunk_ky), view_side(stage, 1, plan.band_columns, plan.chunk_kx)
-    kernel = stage.window.kernel
-    chunks = math.ceil(planes / plan.chunk_planes) * math.ceil(kernel[0] / plan.chunk_ky) * math.ceil(kernel[1] / plan.chunk_kx)
-    if chunks > 1:
-        views = tiles * math.ceil(len(stage.units) / plan.tile_units) * chunks
-    else:
-        views = bands * math.ceil(len(stage.units) / plan.band_units)
-    lines = plan.band_images * tall * min(planes, plan.chunk_planes)
-    each = loaded * (lines * (wide * max(1, element_bytes / config.bus_bytes) + _LINE_OVERHEAD) + _INSTRUCTION_OVERHEAD)
-    if views > 1 and 2 * loaded * lines * wide > gap:
-        return _overlapped(execute, store, load) + views * each
-    # Rows are loaded as tiles need them, so only those of the first output row are waited for.
-    low, high = stage.reach(0, 0, 1)
-    waited = each if stage.is_stacked else each / plan.band_images
-    return _overlapped(execute, store, load + views * each) + waited * min(1.0, (high - low) / tall)
+    def __init__(self, stage: Stage, config: EngineConfig, *, loaded: int, element_bytes: int, gap: int) -> None:
+        self._stage = stage
+        self._config = config
+        self._loaded = loaded
+        self._gap = gap
+        self._units = len(stage.units)
+        self._passes, self._most, groups = _work(stage, config)
+        self._store = stage.images * stage.shape[0] * stage.shape[1] * stage.pool_words * groups
+        self._fetch = 2.0 * self._units * INSTRUCTION_BYTES / config.bus_bytes  # for each tile
+        self._weights = self._passes * config.rows * max(1, config.weight_word_bytes / config.bus_bytes) if stage.weights else 0
+        self._fits = fits_weight_memory(stage, config)
+        self._element_beats = max(1, element_bytes / config.bus_bytes)
+        low, high = stage.reach(0, 0, 1)
+        self._first_rows = high - low
+        self._tilings: dict[tuple[int, int, int, int], tuple[int, int]] = {}
+        self._sides: dict[tuple[int, int, int], int] = {}
+        self._planes: dict[int, int] = {}
+
+    def cycles(self, plan: Plan) -> float:
+        """Return the estimated cycles under a plan."""
+        stage, units = self._stage, self._units
+        (height, width, _), kernel = stage.shape, stage.window.kernel
+        tiling = (plan.band_images if stage.is_stacked else plan.band_rows, plan.tile_rows, plan.band_columns, plan.tile_columns)
+        if tiling not in self._tilings:
+            self._tilings[tiling] = self._tiled(*tiling)
+        execute, tiles = self._tilings[tiling]
+        instructions = tiles * units * _INSTRUCTION_OVERHEAD
+        bands = -(-stage.images // plan.band_images) * -(-height // plan.band_rows) * -(-width // plan.band_columns)
+        load = tiles * self._fetch
+        if self._weights:
+            if self._fits:
+                times = 1
+            elif plan.units_outer and self._most * self._config.rows <= self._config.weight_words // 2:
+                times = bands
+            else:
+                times = tiles
+            load += self._weights * times
+        execute, store = execute + instructions, self._store + instructions
+        if not self._loaded:
+            return _overlapped(execute, store, load)
+
+        tall, wide = self._side(0, plan.band_rows, plan.chunk_ky), self._side(1, plan.band_columns, plan.chunk_kx)
+        planes = self.band_planes(plan.band_units)
+        chunks = -(-planes // plan.chunk_planes) * -(-kernel[0] // plan.chunk_ky) * -(-kernel[1] // plan.chunk_kx)
+        views = tiles * -(-units // plan.tile_units) * chunks if chunks > 1 else bands * -(-units // plan.band_units)
+        lines = plan.band_images * tall * min(planes, plan.chunk_planes)
+        each = self._loaded * (lines * (wide * self._element_beats + _LINE_OVERHEAD) + _INSTRUCTION_OVERHEAD)
+        if views > 1 and 2 * self._loaded * lines * wide > self._gap:
+            return _overlapped(execute, store, load) + views * each
+        # Rows are loaded as tiles need them, so only those of the first output row are waited for.
+        waited = each if stage.is_stacked else each / plan.band_images
+        return _overlapped(execute, store, load + views * each) + waited * min(1.0, self._first_rows / tall)
+
+    def band_planes(self, band_units: int) -> int:
+        """Return the input planes that a band of so many units needs, at most."""
+        if band_units not in self._planes:
+            units = self._stage.units
+            self._planes[band_units] = max(
+                units[last - 1].last_plane - units[first].first_plane for first, last in spans(0, len(units), band_units)
+            )
+        return self._planes[band_units]
+
+    def _side(self, axis: int, size: int, taps: int) -> int:
+        key = (axis, size, taps)
+        if key not in self._sides:
+            self._sides[key] = view_side(self._stage, *key)
+        return self._sides[key]
+
+    def _tiled(self, band_lines: int, tile_rows: int, band_columns: int, tile_columns: int) -> tuple[int, int]:
+        """Return the cycles of the passes of all units of all tiles, for all images, and the tiles."""
+        stage = self._stage
+        images = 1 if stage.is_stacked else stage.images
+        shapes = [
+            (_tile_cycles(stage, self._config, rows, columns, self._passes), many * count * images)
+            for (rows, many), (columns, count) in itertools.product(
+                _tiles(stage.lines, band_lines, tile_rows), _tiles(stage.shape[1], band_columns, tile_columns)
+            )
+        ]
+        return sum(cycles * count for cycles, count in shapes), sum(count for _, count in shapes)
 
 
 def _overlapped(*units: float) -> float:
     """Return the cycles of units that work side by side: the slowest one's, and some of the others', which take its ports."""
-    return max(units) + (sum(units) - max(units)) * _CONTENTION
+    slowest = max(units)
+    return slowest + (sum(units) - slowest) * _CONTENTION

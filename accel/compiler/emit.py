@@ -58,7 +58,7 @@ def map_alignment(config: EngineConfig) -> int:
     return BURST_BEATS * config.bus_bytes
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # (not frozen: a program has tens of thousands, and they would take three times as long)
 class Loop:
     """One loop of an instruction: its count, and the local words (and, for a LOAD, memory bytes) from one step to the next."""
 

@@ -125,10 +125,12 @@ class HazardTracker:
         for space, first, last in writes:
             if first < last and (found := self._spaces[space].write(first, last, unit, own)) != _NOTHING:
                 latest = max(latest[0], found[0]), max(latest[1], found[1]), max(latest[2], found[2])
-        values = {}
-        for index, (field, count, number) in enumerate(zip(_FIELDS, self._counts, latest, strict=True)):
-            # what lies further back than the field can say is waited for as far as it can: stricter, never looser
-            values[field] = UNORDERED if index == unit or number == 0 else min(count - number, UNORDERED - 1)
+        # what lies further back than the field can say is waited for as far as it can: stricter, never looser
+        values = {
+            field: UNORDERED if number == 0 else min(count - number, UNORDERED - 1)
+            for field, count, number in zip(_FIELDS, self._counts, latest, strict=True)
+        }
+        values[_FIELDS[unit]] = UNORDERED
         if fence:
             values["fence"] = 1
             self._acknowledged = max(self._acknowledged, latest[2])

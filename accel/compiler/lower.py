@@ -124,7 +124,6 @@ class _StageLowering:
         self.index = index
         self.stage = stage
         self.plans = plans if choice.plan is None else [choice.plan]
-        self.plan = self.plans[0]
         self.choice = choice
         self.maps = maps
         self.emitter = emitter
@@ -134,12 +133,14 @@ class _StageLowering:
         self.loaded = sum(frame is None for frame in self.frames)
         self.output_frame = placement.frames.get(stage.output)
         self.output_map = maps.get(stage.output)
+        self._take(self.plans[0])
         self.views: Ring[list[_View]] = Ring(*placement.gaps[index])
         self.tap_rows = stage.tap_rows(self.config)
         self.parameter_chunks = _parameter_chunks(stage, self.config)
         self.packed: dict[int, Int8Array] = {}
         self.needed: dict[Hashable, bool] = {}
         self.heights: dict[Hashable, tuple[int, ...]] = {}
+        self.cuts: dict[Box, list[Box]] = {}
         self.works: dict[tuple[int, int, int, int], TileWork] = {}
         #: Whether the first unit is computed before the last of its input is there.
         self.steps = stage.shape[:2] == (1, 1) and not self.loaded and stage.operation is Operation.ARRAY
@@ -159,23 +160,25 @@ class _StageLowering:
     def settle(self) -> None:
         """Choose the plan; everything before this stage has been emitted."""
         if len(self.plans) > 1:
-            self.plan = min(self.plans, key=self._trial)
+            self._take(min(self.plans, key=self._trial))
 
     def run(self) -> None:
         """Emit the stage, and the LOADs of weights of the one that follows it."""
         # the first weights are few, and have to move into the array before it can begin
-        for request in itertools.islice(self._weight_requests(self.stage.units[0], next(self._chunks(self.stage.units))), 1):
+        for request in itertools.islice(self._weight_requests(self.stage.units[0], self._chunks(self.stage.units)[0]), 1):
             request()
         for region, band, units, first, last in self._bands():
             self._band(region, band, units, first=first, last=last)
         self._look_ahead()
 
-    @property
-    def share(self) -> int:
-        """``share_log2`` of the stage's LOADs."""
+    def _take(self, plan: Plan) -> None:
+        """Go by a plan, and by the ``share_log2`` of LOADs that goes with it."""
+        self.plan = plan
+        self.chunks: dict[tuple[int, int], list[Box]] = {}
         if self.output_frame is None:
-            return 0
-        return store_share(self.stage, self.plan, self.config) if self.choice.share is None else self.choice.share
+            self.share = 0
+        else:
+            self.share = store_share(self.stage, plan, self.config) if self.choice.share is None else self.choice.share
 
     def _bands(self) -> Iterator[tuple[Region, _Tile, tuple[Unit, ...], bool, bool]]:
         """Return the bands in order, and of each whether it is the first and whether it is the last."""
@@ -193,7 +196,8 @@ class _StageLowering:
 
     def _trial(self, plan: Plan) -> float:
         """Return when the array would be through with the stage and, cut in the simplest way, the next one under a plan."""
-        before, self.plan = self.state.timeline, plan
+        before = self.state.timeline
+        self._take(plan)
         outlook = 0.0
         for _, band, units, first, last in self._bands():
             for part, begins, ends in self._parts(band):
@@ -205,7 +209,7 @@ class _StageLowering:
 
     def prefetch(self, words: int) -> None:
         """Have parameters on chip, and weights in the order in which they will be needed, until so many words are used up."""
-        boxes = list(self._chunks(self.stage.units))
+        boxes = self._chunks(self.stage.units)
         if len(boxes) > 1:
             return
         self._parameters(self.stage.regions[0], self.stage.units[0])
@@ -260,7 +264,7 @@ class _StageLowering:
 
     def _band(self, region: Region, band: _Tile, units: tuple[Unit, ...], *, first: bool, last: bool) -> None:
         groups = [units[a:b] for a, b in spans(0, len(units), self.plan.tile_units)]
-        if len(list(self._chunks(units))) > 1:
+        if len(self._chunks(units)) > 1:
             # More tiles would load every chunk more often.
             first = last = False
         if self.plan.units_outer:
@@ -309,14 +313,12 @@ class _StageLowering:
         """Return the number of a part's first line."""
         return part.first_image * self.stage.shape[0] + part.top
 
-    def _reads(self, part: _Tile, first: int, last: int) -> tuple[int, int]:
-        """Return the lines of the input that lines ``[first, last)`` of a part read, border included."""
+    def _reads(self, part: _Tile) -> tuple[int, int]:
+        """Return how many lines of the input, border included, the lines before a part read and each line of it adds to them."""
         stage, height = self.stage, self.stage.input_shape[0]
         if stage.is_stacked:
-            low, high = stage.reach(0, part.top, part.bottom)
-            return (part.first_image + first) * height + low, (part.first_image + last - 1) * height + high
-        low, high = stage.reach(0, part.top + first, part.top + last)
-        return part.first_image * height + low, (part.last_image - 1) * height + high
+            return (part.first_image - 1) * height + stage.reach(0, part.top, part.bottom)[1], height
+        return (part.last_image - 1) * height + stage.reach(0, 0, part.top)[1], stage.step[0]
 
     def _heights(self, band: _Tile, units: tuple[Unit, ...], *, loads: bool, first: bool, last: bool) -> tuple[int, ...]:
         """Return the lines of each tile of a part.
@@ -364,10 +366,8 @@ class _StageLowering:
         image = min(finished // rows, self.stage.images - 1)
         if image > 0 and finished == self.stage.images * rows:
             return self.stage.images * height
-        ready = height
-        while ready > 0 and self.stage.reach(0, 0, ready)[1] > finished - image * rows:
-            ready -= 1
-        return image * height + ready
+        ready = (finished - image * rows - self.stage.reach(0, 0, 0)[1]) // self.stage.step[0]
+        return image * height + max(0, min(ready, height))
 
     def _outlook(self, band: _Tile, units: tuple[Unit, ...], heights: Sequence[int], *, loads: bool, last: bool) -> float:
         """Return when the array is through with this band and, if it is the last, with the next stage, cut in the simplest way."""
@@ -389,29 +389,30 @@ class _StageLowering:
 
     def _after(self, timeline: Timeline, band: _Tile, units: tuple[Unit, ...], heights: Sequence[int], *, loads: bool) -> Timeline:
         """Return a timeline after tiles of so many lines of a part, for some units."""
-        stage = self.stage
+        stage, inputs = self.stage, self.stage.inputs
         per_row = self._load_cycles_per_row(band, units) if loads and self.loaded else 0.0
         finished = band.last_image * stage.input_shape[0]
-        begin = timeline.load
-        low, end = self._reads(band, 0, band.lines)
+        before, each = self._reads(band)
+        begin, loaded, low = timeline.load, timeline.load, 0
         if per_row:
-            begin = max(begin, *(timeline.finished(name, min(end, finished)) for name in stage.inputs))
+            low = band.first_image * stage.input_shape[0] + stage.reach(0, band.top, band.bottom)[0]
+            end = before + band.lines * each
+            begin = max(begin, *(timeline.finished(name, min(end, finished)) for name in inputs))
+            loaded = begin + (end - low) * per_row
         # a map is finished line by line, so neither with the left part of its lines nor with some of its channels
         finishes = band.right == stage.shape[1] and units[-1] is stage.units[-1]
         start = self._first_line(band)
         tiles = []
         line = 0
         for lines in heights:
-            high = min(self._reads(band, line, line + lines)[1], finished)
+            line += lines
+            high = min(before + line * each, finished)
             if per_row:
                 available = begin + (high - low) * per_row
             else:
-                available = max(timeline.finished(name, high - self.steps) for name in stage.inputs)
-            line += lines
+                available = max([timeline.finished(name, high - self.steps) for name in inputs])
             tiles.append((start + line if finishes else 0, self._work(lines, band.columns, len(units)), available))
-        loaded = begin + (end - low) * per_row
-        share = 1 << self.share
-        return timeline.after(stage.output, tiles, share=share, loaded=loaded)
+        return timeline.after(stage.output, tiles, share=1 << self.share, loaded=loaded)
 
     def _work(self, lines: int, columns: int, units: int) -> TileWork:
         """Return the work of a tile for some units."""
@@ -452,14 +453,14 @@ class _StageLowering:
         for position, unit in enumerate(group):
             self._store(region, unit, tile, base + position * words)
 
-    def _chunks(self, units: tuple[Unit, ...]) -> Iterator[Box]:
+    def _chunks(self, units: tuple[Unit, ...]) -> list[Box]:
+        """Cut the taps of some units into chunks."""
         planes = units[0].first_plane, units[-1].last_plane
-        kernel = self.stage.window.kernel
-        return itertools.product(
-            list(spans(*planes, self.plan.chunk_planes)),
-            list(spans(0, kernel[0], self.plan.chunk_ky)),
-            list(spans(0, kernel[1], self.plan.chunk_kx)),
-        )
+        if planes not in self.chunks:
+            height, width = self.stage.window.kernel
+            ky, kx = spans(0, height, self.plan.chunk_ky), spans(0, width, self.plan.chunk_kx)
+            self.chunks[planes] = list(itertools.product(spans(*planes, self.plan.chunk_planes), ky, kx))
+        return self.chunks[planes]
 
     # Input
 
@@ -555,7 +556,7 @@ class _StageLowering:
     def _windows(self, box: Box) -> Iterator[Box]:
         """Cut a box of taps into windows as one instruction counts them."""
         planes, ky, kx = box
-        return itertools.product([planes], list(spans(*ky, MAX_WINDOW)), list(spans(*kx, MAX_WINDOW)))
+        return itertools.product([planes], spans(*ky, MAX_WINDOW), spans(*kx, MAX_WINDOW))
 
     def _pieces(self, box: Box, unit: Unit) -> Iterator[Box]:
         """Cut a box of taps so that each piece's weights take their share of the weight memory and each count fits its field.
@@ -574,7 +575,9 @@ class _StageLowering:
         else:
             yield from self._cut(box)
 
-    def _cut(self, box: Box) -> Iterator[Box]:
+    def _cut(self, box: Box) -> list[Box]:
+        if box in self.cuts:
+            return self.cuts[box]
         taps = weight_limit(self.config) // self.config.rows * (self.config.rows // self.tap_rows)
         if self.stage.operation is not Operation.ARRAY:
             taps = 1 << 16
@@ -583,7 +586,8 @@ class _StageLowering:
         height = min(ky[1] - ky[0], max(1, taps // width) if width == kx[1] - kx[0] else 1, _EXECUTE_LIMITS["n_ky"])
         whole = width == kx[1] - kx[0] and height == ky[1] - ky[0]
         depth = min(planes[1] - planes[0], max(1, taps // (width * height)) if whole else 1, _EXECUTE_LIMITS["n_block"])
-        return itertools.product(list(spans(*planes, depth)), list(spans(*ky, height)), list(spans(*kx, width)))
+        self.cuts[box] = list(itertools.product(spans(*planes, depth), spans(*ky, height), spans(*kx, width)))
+        return self.cuts[box]
 
     def _weights(self, unit: Unit, part: int, box: Box) -> tuple[int, int] | None:
         """Have a piece's weights on chip; return address and words, or None for a correction that is all zero."""

@@ -141,12 +141,12 @@ class Stage:
     part: tuple[int, int] | None = None
     images: int = 1
 
-    @property
+    @cached_property
     def is_stacked(self) -> bool:
         """Whether images, whose outputs are one row high, take the place of rows: one pass is then over several of them."""
         return self.images > 1 and self.shape[0] == 1 and self.operation is not Operation.WINDOW
 
-    @property
+    @cached_property
     def lines(self) -> int:
         """Rows of output that a tile can be cut from: one image's, or one of each image."""
         return self.images if self.is_stacked else self.shape[0]
@@ -168,7 +168,7 @@ class Stage:
             return 0
         return math.prod(self.shape) * self.pool_words * math.prod(self.weights[0].shape[1:])
 
-    @property
+    @cached_property
     def pool_words(self) -> int:
         """Accumulator words for each output pixel."""
         return math.prod(self.pool)

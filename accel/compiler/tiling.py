@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from accel.compiler.cost import fits_weight_memory, stage_cycles, view_side, view_words
+from accel.compiler.cost import StageCost, fits_weight_memory, view_side, view_words
 from accel.compiler.errors import CompileError
 from accel.compiler.plan import Plan
-from accel.compiler.stages import Stage, spans
+from accel.compiler.stages import Stage
 from accel.config import EngineConfig
 from accel.isa import WINDOW_TAPS, Opcode, Operation, fields_of
 
@@ -33,12 +33,11 @@ def choose_plans(
     """
     found: list[tuple[float, int, Stage, Plan]] = []
     for stage in stages:
-        for plan in _resident_plans(stage, config) if not loaded else _loaded_plans(stage, config, loaded, gap):
+        cost = StageCost(stage, config, loaded=loaded, element_bytes=element_bytes, gap=gap)
+        for plan in _resident_plans(stage, config) if not loaded else _loaded_plans(stage, config, cost, gap // loaded):
             if stage.operation is Operation.WINDOW and stage.line_pixels(_narrowest(stage, plan)) <= WINDOW_TAPS:
                 continue
-            planes = _band_planes(stage, plan.band_units)
-            cycles = stage_cycles(stage, config, plan, loaded=loaded, planes=planes, element_bytes=element_bytes, gap=gap)
-            found.append((cycles, len(found), stage, plan))
+            found.append((cost.cycles(plan), len(found), stage, plan))
     if not found:
         raise CompileError(
             f"{stages[0].name}: the input of one output pixel does not fit the {gap} scratchpad words that are free; "
@@ -98,12 +97,6 @@ def tile_sizes(stage: Stage, config: EngineConfig, height: int, width: int) -> I
         yield -(-height // -(-height // most)), columns
 
 
-def _band_planes(stage: Stage, band_units: int) -> int:
-    """Return the input planes that a band of so many units needs, at most."""
-    units = stage.units
-    return max(units[last - 1].last_plane - units[first].first_plane for first, last in spans(0, len(units), band_units))
-
-
 def _fractions(size: int) -> list[int]:
     """Return sizes of nearly equal parts, from the whole down to 1: all halvings and a few between."""
     counts = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, *(1 << n for n in range(6, 13)), size}
@@ -115,15 +108,15 @@ def _halves(size: int) -> list[int]:
     return sorted({-(-size // (1 << n)) for n in range(size.bit_length())}, reverse=True)
 
 
-def _loaded_plans(stage: Stage, config: EngineConfig, loaded: int, gap: int) -> Iterator[Plan]:
+def _loaded_plans(stage: Stage, config: EngineConfig, cost: StageCost, share: int) -> Iterator[Plan]:
+    """Return plans in which each loaded input has a ``share`` of the scratchpad's words."""
     height, width, _ = stage.shape
     whole = _whole(stage, config)
-    share = gap // loaded
     found = False
     tall = [(rows, view_side(stage, 0, rows, whole.chunk_ky)) for rows in _fractions(height)]
     wide = [(columns, view_side(stage, 1, columns, whole.chunk_kx)) for columns in _halves(width)]
     for band_units in _fractions(len(stage.units)):
-        planes = _band_planes(stage, band_units)
+        planes = cost.band_planes(band_units)
         for (band_rows, view_rows), (band_columns, view_columns) in itertools.product(tall, wide):
             words = view_rows * view_columns * planes
             for band_images in _band_images(stage, whole, whole_map=(band_rows, band_columns) == (height, width)):
@@ -140,10 +133,10 @@ def _loaded_plans(stage: Stage, config: EngineConfig, loaded: int, gap: int) -> 
                         tile_rows=rows,
                         tile_columns=columns,
                     )
-        if found and planes == _band_planes(stage, 1):
+        if found and planes == cost.band_planes(1):
             break
     if stage.operation is not Operation.WINDOW and (not found or stage.operation is Operation.ARRAY):
-        yield from _chunked_plans(stage, config, share)
+        yield from _chunked_plans(stage, config, cost, share)
 
 
 def _band_images(stage: Stage, whole: Plan, *, whole_map: bool) -> list[int]:
@@ -151,7 +144,7 @@ def _band_images(stage: Stage, whole: Plan, *, whole_map: bool) -> list[int]:
     return _fractions(stage.images) if stage.is_stacked or (whole.units_outer and whole_map) else [1]
 
 
-def _chunked_plans(stage: Stage, config: EngineConfig, share: int) -> Iterator[Plan]:
+def _chunked_plans(stage: Stage, config: EngineConfig, cost: StageCost, share: int) -> Iterator[Plan]:
     """Return plans in which a tile's input is loaded in parts, the accumulators holding the sums meanwhile."""
     width = stage.shape[1]
     whole = _whole(stage, config)
@@ -168,7 +161,7 @@ def _chunked_plans(stage: Stage, config: EngineConfig, share: int) -> Iterator[P
                     tile_units=tile_units,
                     band_units=tile_units,
                 )
-                if (chunk := _chunk(stage, plan, _band_planes(stage, tile_units), share)) is not None:
+                if (chunk := _chunk(stage, plan, cost.band_planes(tile_units), share)) is not None:
                     yield chunk
 
 
