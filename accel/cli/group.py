@@ -61,6 +61,17 @@ class _Commands(click.Group):
             ctx.exit(130)
 
 
+def _show_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            click.echo(f"systolith, version {version('systolith')}")
+        except PackageNotFoundError:
+            raise _Refusal("its version is known once it is installed; `pip install -e .` in the repository does that") from None
+        context.exit()
+
+
 def main() -> None:
     """Run the command line."""
     # A program is many small objects, none of them garbage; by default Python would look through them all the time.
@@ -71,7 +82,9 @@ def main() -> None:
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="systolith")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version and exit."
+)
 def cli() -> None:
     """Run convolutional networks on a systolic engine, cycle by cycle, every output byte checked.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -43,6 +44,20 @@ def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
 
 
 # What is printed
+
+
+def test_version_is_told_where_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: {"systolith": "1.2.3"}[name])
+    result = call_cli("--version")
+    assert (result.exit_code, result.stdout) == (0, "systolith, version 1.2.3\n")
+
+    def unknown(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", unknown)
+    result = call_cli("--version")
+    assert result.exit_code == 2
+    assert result.stderr == "systolith: its version is known once it is installed; `pip install -e .` in the repository does that\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -479,7 +494,7 @@ def test_interrupted_simulation_stops_cleanly(tmp_path: Path) -> None:
             if b"simulating" in line:
                 process.send_signal(signal.SIGINT)
                 break
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=600)  # no measure: a busy machine takes a while
     assert process.returncode == 130, errors
     assert output == b""
     assert errors.splitlines()[-1] == b"interrupted"
