@@ -411,7 +411,7 @@ class _Replay:
                     0 if store == UNORDERED else counts[2] - store,
                 )
                 unit.entries.append((position, values, orders))
-                unit.seen.append(start + 1)
+                unit.seen.append(start + 2)
                 counts[queue] += 1
                 self.tell(process)
             elif start > self.now:
@@ -458,7 +458,7 @@ class _Replay:
             line.until(self.ordered_from(orders, 2), _WAIT_STORE)
             line.until(self.ordered_from(orders, 0), _WAIT_LOAD)
             line.until(begin, _WAIT_MEMORY)
-            line.until(begin + 1, _WAIT_PIPELINE)
+            line.until(begin + 2, _WAIT_PIPELINE)
             if load["target"] == Target.FILL:
                 unit.popped.append(begin)
                 free = begin + 1
@@ -533,7 +533,7 @@ class _Replay:
                 self.tell(_DISPATCH)
             while (since := self.satisfied_from(orders, 1, 2)) is None:
                 yield None
-            first = max(filling + rows, taken + pass_cycles, begin + 1, since)
+            first = max(filling + rows, taken + pass_cycles, since)
             if index:
                 first = max(first, ends[index - 1] + 1)
                 if path != last_path:
@@ -559,7 +559,7 @@ class _Replay:
             line = self.execute_line
             line.until(unit.seen[index], _IDLE)
             line.until(self.ordered_from(orders, 0), _WAIT_LOAD)
-            line.until(begin + 1, _WAIT_WEIGHTS)
+            line.until(begin + 2, _WAIT_WEIGHTS)
             line.until(self.ordered_from(orders, 2), _WAIT_STORE)
             line.until(self.ordered_from(orders, 1), _WAIT_EXECUTE)
             line.until(filling + rows, _WAIT_WEIGHTS)
@@ -903,12 +903,12 @@ class _ReadChannel:
             shown = max(ready, self._delivered + 1)
             if self.bus > INSTRUCTION_BYTES:
                 parts = self.bus // INSTRUCTION_BYTES
-                seen += [shown + 2 + n for n in range(parts)]
+                seen += [shown + 3 + n for n in range(parts)]
                 self._delivered = shown + parts - 1
             else:
                 self._delivered = shown
                 if (beat + 1) * self.bus % INSTRUCTION_BYTES == 0:
-                    seen.append(shown + 2)
+                    seen.append(shown + 3)
         self._ready = ready
         self._finished.append(self._delivered)
         return seen
@@ -920,7 +920,7 @@ class _ReadChannel:
         return self._ends[-depth] + 1 if len(self._ends) >= depth else 0
 
     def _announce(self, begin: int) -> None:
-        self._active = max(begin + 1, self._ends[-1] + 1 if self._ends else 0)
+        self._active = max(begin + 2, self._ends[-1] + 1 if self._ends else 0)
 
     def fill(self, begin: int, count: int, share: int) -> int:
         """Receive a FILL; return the cycle of its last element."""

@@ -89,14 +89,13 @@ class EntryQueue(wiring.Component):
                 "i_entry": In(stream.Signature(layout)),
                 "o_entry": Out(stream.Signature(layout)),
                 "o_moves": Out(1),
-                "o_behind": Out(1),
                 "o_second": Out(layout),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.queue = queue = Queue(shape=self.layout, depth=self.depth)
+        m.submodules.queue = queue = Queue(shape=self.layout, depth=self.depth, through=False)
         m.d.comb += [
             queue.w_data.eq(self.i_entry.payload),
             queue.w_en.eq(self.i_entry.valid),
@@ -105,7 +104,6 @@ class EntryQueue(wiring.Component):
             self.o_entry.valid.eq(queue.r_rdy),
             queue.r_en.eq(self.o_entry.ready),
             self.o_moves.eq(queue.o_moves),
-            self.o_behind.eq(queue.o_behind),
             self.o_second.eq(queue.o_second),
         ]
         for name in self.orders:
@@ -114,10 +112,8 @@ class EntryQueue(wiring.Component):
             met = Signal(name=f"met_{name}", reset_less=True)
             with m.If(~queue.o_moves):
                 m.d.sync += met.eq(met | reached(head, completed, retire))
-            with m.Elif(queue.o_behind):
-                m.d.sync += met.eq(second.met | reached(second, completed, retire))
             with m.Else():
-                m.d.sync += met.eq(self.i_entry.payload.orders[name].met)
+                m.d.sync += met.eq(second.met | reached(second, completed, retire))
             m.d.comb += self.o_entry.payload.orders[name].met.eq(met)
         return m
 
@@ -372,7 +368,7 @@ class Dispatcher(wiring.Component):
     def _fetch(self, m: Module) -> Queue:
         """Read ahead into a buffer of instructions and return it."""
         bus = self.config.bus_bytes
-        m.submodules.prefetch = buffer = Queue(shape=_fetched_layout, depth=PREFETCH)
+        m.submodules.prefetch = buffer = Queue(shape=_fetched_layout, depth=PREFETCH, through=False)
         chunk = FETCH_BYTES // INSTRUCTION_BYTES
 
         # Bursts that the buffer has room for, besides those on their way to it: as many ones. A chunk of instructions that has left

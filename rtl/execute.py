@@ -222,7 +222,7 @@ class ExecuteUnit(wiring.Component):
 
         # Whether the first sums would be read before the last ones are written: not if they lie apart. For the next instruction
         # this is found while the last pixel is given, whose sum is at ``accumulator`` or, of a single pixel, where the instruction
-        # says. (One that comes to the head from elsewhere has its weights still to come, so it is asked in time.)
+        # says. (One that comes to the head later has its weights still to come, so it is asked in time.)
         near = Signal(reset_less=True)
         last_sums = Signal(16, reset_less=True)
         second = handed.o_second.word.accumulators

@@ -79,7 +79,7 @@ class LoadUnit(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.in_flight = in_flight = Queue(shape=self._in_flight_layout(), depth=IN_FLIGHT)
+        m.submodules.in_flight = in_flight = Queue(shape=self._in_flight_layout(), depth=IN_FLIGHT, through=False)
         self._request(m, in_flight)
         self._receive(m, in_flight)
         return m
@@ -238,8 +238,7 @@ class LoadUnit(wiring.Component):
         largest = max(config.word_bytes, config.weight_word_bytes, PARAMETER_BYTES)
         # The registers are set for an instruction as it comes to the head, so that none of its elements is unlike the others.
         moves = in_flight.o_moves
-        coming = Signal(in_flight.shape)
-        m.d.comb += coming.eq(Mux(in_flight.o_behind, in_flight.o_second, in_flight.w_data))
+        coming = in_flight.o_second
 
         # ---- beats -> elements ----
         held = Signal(8 * bus, reset_less=True)
@@ -394,6 +393,8 @@ class LoadUnit(wiring.Component):
         written = Signal(2)
         m.d.sync += [written.eq(Cat(emit & done, written[0])), self.o_retire.eq(written[1])]
 
+        with m.If(in_flight.o_behind):
+            m.d.comb += self.o_state.eq(UnitState.WAIT_PIPELINE)  # in the cycle before it comes to the head
         with m.If(active):
             m.d.comb += self.o_state.eq(
                 Mux(emit | take, UnitState.BUSY, Mux(is_fill | held_valid, UnitState.WAIT_PIPELINE, UnitState.WAIT_MEMORY))

@@ -10,14 +10,15 @@ __all__ = ["Queue"]
 
 
 class Queue(wiring.Component):
-    """First in, first out; an entry is seen in the cycle after it was pushed, as in :class:`amaranth.lib.fifo.SyncFIFO`.
+    """First in, first out; what is pushed into an empty queue is seen in the next cycle if it may go ``through``, as in
+    :class:`amaranth.lib.fifo.SyncFIFO`, else in the one after that, as in :class:`amaranth.lib.fifo.SyncFIFOBuffered`.
 
     The entries behind the head are in a memory of ``depth - 1`` words, whose output is ``o_second``. All
     else that a user sees (``w_rdy``, ``r_rdy``, ``r_data``) is a register.
 
     A flag that follows from an entry alone is best pushed with it. One that follows from something else too can be a register all
     the same: in a cycle in which ``o_moves`` is high, the head of the next cycle is ``o_second`` if ``o_behind``, else what is
-    pushed, if anything is; in other cycles it stays.
+    pushed, if anything is and may go through; in other cycles it stays.
 
     Parameters
     ----------
@@ -25,6 +26,9 @@ class Queue(wiring.Component):
         Shape of an entry.
     depth
         Entries, the head among them: 2 or more.
+    through
+        Whether an entry may come to the head without a stay behind it. That takes a selection for each of its bits, which is
+        much for a whole instruction.
 
     Members
     -------
@@ -36,9 +40,10 @@ class Queue(wiring.Component):
         What becomes of the head.
     """
 
-    def __init__(self, *, shape: object, depth: int) -> None:
+    def __init__(self, *, shape: object, depth: int, through: bool) -> None:
         self.shape = shape
         self.depth = depth
+        self.through = through
         super().__init__(
             {
                 "w_data": In(shape),
@@ -62,6 +67,8 @@ class Queue(wiring.Component):
         waiting = Signal(places)
         behind, full = waiting[0], waiting[-1]
         push = Signal()
+        passes = Signal()
+        takes = Signal()
         m.d.comb += [
             self.r_data.eq(head),
             self.r_rdy.eq(valid),
@@ -69,15 +76,17 @@ class Queue(wiring.Component):
             self.o_behind.eq(behind),
             self.o_moves.eq(~valid | self.r_en),
             push.eq(self.w_en & ~full),
+            takes.eq(self.o_moves & behind),
         ]
-        more = Mux(push & valid, Cat(1, waiting), waiting)
-        fewer = Mux(push, waiting, waiting >> 1)
-        m.d.sync += [valid.eq(behind | push | (valid & ~self.r_en)), waiting.eq(Mux(self.r_en, fewer, more))]
+        if self.through:
+            m.d.comb += passes.eq(self.o_moves & ~behind & push)
+        m.d.sync += valid.eq(behind | passes | (valid & ~self.r_en))
+        with m.If(push & ~passes & ~takes):
+            m.d.sync += waiting.eq(Cat(1, waiting))
+        with m.Elif(takes & ~push):
+            m.d.sync += waiting.eq(waiting >> 1)
         with m.If(self.o_moves):
-            with m.If(behind):
-                m.d.sync += head.eq(self.o_second)
-            with m.Else():
-                m.d.sync += head.eq(self.w_data)
+            m.d.sync += head.eq(Mux(behind, self.o_second, self.w_data) if self.through else self.o_second)
 
         if places == 1:
             second = Signal(self.shape, reset_less=True)
@@ -96,9 +105,9 @@ class Queue(wiring.Component):
             write.data.eq(self.w_data),
             write.en.eq(push),
         ]
-        # an entry that goes straight to the head passes through a place all the same
+        # an entry that goes through takes a place all the same
         with m.If(push):
             m.d.sync += produce.eq(Mux(produce == places - 1, 0, produce + 1))
-        with m.If(self.o_moves & (behind | push)):
+        with m.If(takes | passes):
             m.d.sync += consume.eq(Mux(consume == places - 1, 0, consume + 1))
         return m

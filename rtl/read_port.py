@@ -64,7 +64,7 @@ class ReadPort(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.owners = owners = Queue(shape=1, depth=OUTSTANDING)
+        m.submodules.owners = owners = Queue(shape=1, depth=OUTSTANDING, through=True)
         free = Signal()
         take_fetch = Signal()
         take_load = Signal()

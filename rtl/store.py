@@ -284,7 +284,7 @@ class StoreUnit(wiring.Component):
             for lane in range(lanes)
         ]
         result = data.StructLayout({"place": place, "bytes": data.ArrayLayout(8, lanes)})
-        m.submodules.results = results = Queue(shape=result, depth=RESULTS)
+        m.submodules.results = results = Queue(shape=result, depth=RESULTS, through=True)
         finished = results.w_data
         m.d.comb += [finished.place.eq(final.place), results.w_en.eq(final_valid & final.pool_last)]
         for lane in range(lanes):

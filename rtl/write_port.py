@@ -81,14 +81,14 @@ class WritePort(wiring.Component):
         beat_bits = (bus - 1).bit_length()
         word_bits = (self.word_bytes - 1).bit_length()
 
-        m.submodules.transfers = transfers = Queue(shape=transfer_layout(), depth=TRANSFERS)
+        m.submodules.transfers = transfers = Queue(shape=transfer_layout(), depth=TRANSFERS, through=True)
         m.d.comb += [
             transfers.w_data.eq(self.i_transfer.payload),
             transfers.w_en.eq(self.i_transfer.valid),
             self.i_transfer.ready.eq(transfers.w_rdy),
         ]
         beat_layout = data.StructLayout({"data": 8 * bus, "strobe": bus})
-        m.submodules.beats = beats = Queue(shape=beat_layout, depth=BEATS)
+        m.submodules.beats = beats = Queue(shape=beat_layout, depth=BEATS, through=True)
         self._pack(m, beats)
 
         # Of the transfer under way: where its next row begins, a row's bytes less one, rows still to come.
@@ -100,7 +100,7 @@ class WritePort(wiring.Component):
         # Of the row under way: where its next burst begins, and how far it reaches from the boundary before that: to which beat.
         beat = Signal(32 - beat_bits, reset_less=True)
         reach = Signal(range(-(-((1 << 12 + word_bits) - 1 + BURST_BEATS * bus) // bus)), reset_less=True)
-        m.submodules.pending = pending = Queue(shape=ORDER_BITS, depth=OUTSTANDING)
+        m.submodules.pending = pending = Queue(shape=ORDER_BITS, depth=OUTSTANDING, through=True)
 
         # Of the burst under way: its address, its beats less one, as many of those as are still to be sent, and whether it is the
         # row's last. Address and data are offered side by side: a memory may take either first.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accel.fpga import copies
 from accel.fpga.devices import Device, Pin
 from accel.fpga.errors import FpgaError
 from accel.fpga.harness import HARNESS, Port, harness_verilog
@@ -134,8 +135,22 @@ def synthesise(
             raise FpgaError(f"{refusal}: {_YOSYS} drives {conflict[1]} twice, which is an error of its packing of multipliers")
         (place / "design.v").unlink()
         (place / "design.ys").unlink()
+        if device.family == "ecp5":
+            _copy_drivers(place, top)
 
-    return _netlist(cached("fpga", digest_of((tool_version(_YOSYS), command, verilog)), make), top)
+    own = [Path(copies.__file__).read_bytes()] if device.family == "ecp5" else []
+    return _netlist(cached("fpga", digest_of((tool_version(_YOSYS), command, verilog, *own)), make), top)
+
+
+def _copy_drivers(place: Path, top: str) -> None:
+    """Copy what drives wide control nets in a netlist that has just been made, and count the copies."""
+    design = json.loads((place / "netlist.json").read_text(encoding="utf-8"))
+    counted = json.loads((place / "cells.json").read_text(encoding="utf-8"))
+    counts = counted["design"]["num_cells_by_type"]
+    for kind in copies.copy_drivers(design["modules"][top]):
+        counts[kind] += 1
+    (place / "netlist.json").write_text(json.dumps(design), encoding="utf-8")
+    (place / "cells.json").write_text(json.dumps(counted), encoding="utf-8")
 
 
 def with_harness(core: Netlist, ports: Sequence[Port], device: Device) -> Netlist:

@@ -202,10 +202,10 @@ def test_latency(bench, bus_bytes):
     for index, arrived in enumerate(fetcher.completed[: len(program) - 1]):
         # a wide beat is cut into instructions, one a cycle
         part = index % max(1, bus_bytes // INSTRUCTION_BYTES)
-        dispatched = max(free, arrived - max(1, bus_bytes // INSTRUCTION_BYTES) + 1 + part + 2)
+        dispatched = max(free, arrived - max(1, bus_bytes // INSTRUCTION_BYTES) + 1 + part + 3)
         free = dispatched + 1
         if index:
-            expected.append(dispatched + 1)
+            expected.append(dispatched + 2)
     assert seen == expected
 
 
@@ -431,8 +431,8 @@ def test_a_full_queue_holds_back_what_follows(bench):
         ctx.set(block.o_load.ready, 1)
         await ctx.tick()
         ctx.set(block.o_load.ready, 0)
-        # the ninth LOAD takes the free place in the next cycle, the STORE follows it and is shown a cycle later
-        for expected in (0, 0, 1):
+        # the ninth LOAD takes the free place in the next cycle, the STORE follows it and is shown two cycles later
+        for expected in (0, 0, 0, 1):
             assert ctx.get(block.o_store.valid) == expected
             await ctx.tick()
 

@@ -259,9 +259,9 @@ def test_fill_reads_nothing(bench):
     around.run(bench, [load])
     assert around.bursts == []
     assert around.writes == [("scratchpad", 9 * y + x, [0x85] * config.rows) for y in range(2) for x in range(3)]
-    # seen in cycle 0, at the receiver in cycle 1, written from cycle 2 on
-    assert around.written == [2, 3, 4, 5, 6, 7]
-    assert around.retired == [9]
+    # seen in cycle 0, at the receiver in cycle 2, written from cycle 3 on
+    assert around.written == [3, 4, 5, 6, 7, 8]
+    assert around.retired == [10]
 
 
 @pytest.mark.parametrize(

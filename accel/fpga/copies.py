@@ -1,0 +1,84 @@
+"""Copies of what drives wide control nets, so that each of them lies near its part of the registers.
+
+A clock enable or reset of hundreds of registers that lie all over a design takes most of a cycle on its way. Yosys makes one driver
+of those that are alike, and nextpnr copies none, so it is done between them.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["copy_drivers"]
+
+#: Registers from which on a control net counts as wide, and those that each copy drives at most.
+WIDE = 96
+LOADS = 64
+
+_REGISTER = "TRELLIS_FF"
+_CONTROLS = ("CE", "LSR")
+
+#: What can be copied, and the inputs whose drivers must be copied with it, because they share its slice.
+_COPIED = {_REGISTER: (), "LUT4": (), "PFUMX": ("ALUT", "BLUT"), "L6MUX21": ("D0", "D1")}
+
+
+def copy_drivers(module: dict[str, Any]) -> list[str]:
+    """Change a module of ECP5's primitives (as in Yosys's JSON): give each wide control net's driver copies, which share its loads.
+
+    The registers of one signal, whose names are alike, stay together. Return the type of each copy.
+    """
+    cells: dict[str, dict[str, Any]] = module["cells"]
+    drivers: dict[int, str] = {}
+    controlled: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    last = 1
+    for name, cell in cells.items():
+        for port, bits in cell["connections"].items():
+            for bit in bits:
+                if not isinstance(bit, int):
+                    continue  # a constant
+                last = max(last, bit)
+                if cell["port_directions"][port] == "output":
+                    drivers[bit] = name
+                elif cell["type"] == _REGISTER and port in _CONTROLS:
+                    controlled[bit].append((name, port))
+    for found in (*module["netnames"].values(), *module["ports"].values()):
+        last = max([last, *(bit for bit in found["bits"] if isinstance(bit, int))])
+    made: list[str] = []
+
+    def copied(name: str, number: int) -> int:
+        """Add a copy of a cell with one output; return the bit that it drives."""
+        nonlocal last
+        own = last = last + 1
+        twin = copy.deepcopy(cells[name])
+        for port, bits in twin["connections"].items():
+            if twin["port_directions"][port] == "output":
+                twin["connections"][port] = [own]
+            elif port in _COPIED[twin["type"]] and bits[0] in drivers:
+                bits[0] = copied(drivers[bits[0]], number)
+        cells[f"{name}$copy{number}"] = twin
+        module["netnames"][f"{name}$copy{number}$net"] = {"hide_name": 1, "bits": [own], "attributes": {}}
+        made.append(twin["type"])
+        return own
+
+    for bit, loads in controlled.items():
+        driver = drivers.get(bit)
+        if len(loads) < WIDE or driver is None or cells[driver]["type"] not in _COPIED:
+            continue
+        loads.sort(key=lambda load: _natural(load[0]))
+        parts = -(-len(loads) // LOADS)
+        bounds = [part * len(loads) // parts for part in range(parts + 1)]
+        # the driver itself keeps the first part
+        for number in range(1, parts):
+            own = copied(driver, number)
+            for name, port in loads[bounds[number] : bounds[number + 1]]:
+                cells[name]["connections"][port] = [own]
+    return made
+
+
+def _natural(name: str) -> list[str | int]:
+    """Return a key by which names that differ in a number come in its order."""
+    parts: Iterable[str] = re.split(r"(\d+)", name)
+    return [int(part) if n % 2 else part for n, part in enumerate(parts)]

@@ -1,0 +1,113 @@
+"""Copies of the drivers of wide control nets: of what, for whom, and that each does what the driver does."""
+
+import json
+from collections import defaultdict
+
+import pytest
+
+from accel.fpga import copies, parse_device, synthesise
+
+pytestmark = pytest.mark.slow
+
+DEVICE = parse_device("LFE5U-25F-6BG381")
+REGISTERS = 300
+
+#: An enable from a table, one from a register, one from two tables, one from four, and a reset; all of them wide.
+VERILOG = f"""
+module wide (input clk, input [9:0] a, input d, output reg [4:0] q);
+    reg [9:0] in;
+    reg direct;
+    localparam LAST = {REGISTERS - 1};
+    reg [LAST:0] by_table, by_register, by_choice, by_deep, with_reset;
+    wire table_ = in[0] & in[1] & in[2];
+    wire choice = in[8] ? (in[3] ^ in[4] ^ in[5] ^ in[6]) : (in[4] & in[5] & in[6] & in[3]);
+    wire deep = in[9] ? choice : in[8] ? (in[3] & (in[4] | in[5] & in[6])) : (in[4] ^ in[5] & in[6] & in[3]);
+    always @(posedge clk) begin
+        in <= a;
+        direct <= in[9];
+        if (table_) by_table <= {{by_table, d}};
+        if (direct) by_register <= {{by_register, d}};
+        if (choice) by_choice <= {{by_choice, d}};
+        if (deep) by_deep <= {{by_deep, d}};
+        if (in[2] | in[7]) with_reset <= 0; else with_reset <= {{with_reset, d}};
+        q <= {{by_table[LAST], by_register[LAST], by_choice[LAST], by_deep[LAST], with_reset[LAST]}};
+    end
+endmodule
+"""
+
+
+def loads_and_drivers(module):
+    """Return the control loads of each bit, and each bit's driver."""
+    loads, drivers = defaultdict(list), {}
+    for name, cell in module["cells"].items():
+        for port, bits in cell["connections"].items():
+            for bit in bits:
+                if cell["port_directions"][port] == "output":
+                    assert bit not in drivers, f"{bit} is driven twice"
+                    drivers[bit] = name
+                elif cell["type"] == "TRELLIS_FF" and port in ("CE", "LSR") and isinstance(bit, int):
+                    loads[bit].append(name)
+    return loads, drivers
+
+
+def function(module, drivers, bit):
+    """Return what a bit is of the bits that are no copies: its driver without its name, and those before it."""
+    name = drivers.get(bit)
+    cell = module["cells"].get(name)
+    if cell is None or "$copy" not in name:
+        return bit
+    inputs = {p: [function(module, drivers, b) for b in bits] for p, bits in cell["connections"].items() if is_input(cell, p)}
+    return cell["type"], sorted(cell["parameters"].items()), sorted(inputs.items())
+
+
+def original(module, drivers, bit):
+    """Return the same of a bit that is no copy, as if it were one."""
+    cell = module["cells"][drivers[bit]]
+    inputs = {}
+    for port, bits in cell["connections"].items():
+        if is_input(cell, port):
+            shared = cell["type"] in ("PFUMX", "L6MUX21") and port in ("ALUT", "BLUT", "D0", "D1")
+            inputs[port] = [original(module, drivers, b) if shared else b for b in bits]
+    return cell["type"], sorted(cell["parameters"].items()), sorted(inputs.items())
+
+
+def is_input(cell, port):
+    return cell["port_directions"][port] == "input"
+
+
+def test_each_part_of_a_wide_net_has_a_driver_that_does_the_same():
+    netlist = synthesise(VERILOG, "wide", DEVICE)
+    module = json.loads(netlist.file.read_text(encoding="utf-8"))["modules"]["wide"]
+    loads, drivers = loads_and_drivers(module)
+    assert max(map(len, loads.values())) <= copies.LOADS
+    assert sum(map(len, loads.values())) == 5 * REGISTERS
+    kinds = set()
+    parts = -(-REGISTERS // copies.LOADS)
+    for bit, found in loads.items():
+        driver = drivers[bit]
+        assert len(found) >= REGISTERS // parts
+        if "$copy" not in driver:
+            kinds.add(module["cells"][driver]["type"])
+            twins = [b for b in loads if drivers[b].startswith(f"{driver}$copy")]
+            assert len(twins) == parts - 1
+            for twin in twins:
+                assert function(module, drivers, twin) == original(module, drivers, bit)
+    assert {"LUT4", "TRELLIS_FF", "PFUMX", "L6MUX21"} <= kinds
+    cells = defaultdict(int)
+    for cell in module["cells"].values():
+        cells[cell["type"]] += 1
+    assert netlist.cells == dict(cells)
+
+
+def test_neighbours_by_name_share_a_copy():
+    netlist = synthesise(VERILOG, "wide", DEVICE)
+    module = json.loads(netlist.file.read_text(encoding="utf-8"))["modules"]["wide"]
+    loads, _ = loads_and_drivers(module)
+    for found in loads.values():
+        assert len({name.split("_TRELLIS_FF")[0] for name in found}) == 1
+
+
+def test_a_net_that_is_not_wide_is_left_alone():
+    narrow = VERILOG.replace(f"LAST = {REGISTERS - 1}", f"LAST = {copies.WIDE - 2}")
+    netlist = synthesise(narrow, "wide", DEVICE)
+    assert "$copy" not in netlist.file.read_text(encoding="utf-8")
