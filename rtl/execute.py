@@ -222,7 +222,7 @@ class ExecuteUnit(wiring.Component):
 
         # Whether the first sums would be read before the last ones are written: not if they lie apart. For the next instruction
         # this is found while the last pixel is given, whose sum is at ``accumulator`` or, of a single pixel, where the instruction
-        # says. (One that comes to the head later has its weights still to come, so it is asked in time.)
+        # says; for one that comes to the head later, as it comes.
         near = Signal(reset_less=True)
         last_sums = Signal(16, reset_less=True)
         second = handed.o_second.word.accumulators
@@ -233,7 +233,8 @@ class ExecuteUnit(wiring.Component):
         with m.If(~handed.o_moves):
             m.d.sync += near.eq(lies_near(last_sums, streaming.accumulators))
         with m.Else():
-            m.d.sync += near.eq(Mux(inside, lies_near(accumulator, second), lies_near(streaming.accumulators, second)))
+            last = Mux(handed.o_entry.valid, streaming.accumulators, last_sums)
+            m.d.sync += near.eq(Mux(inside, lies_near(accumulator, second), lies_near(last, second)))
 
         may_begin = Signal()
         m.d.comb += [

@@ -443,6 +443,30 @@ def test_gap_between_instructions(bench, first, second, gap):
     assert around.pixel_cycles[20] - around.pixel_cycles[19] == gap
 
 
+@pytest.mark.parametrize(("sums", "near"), [(19, True), (17, True), (16, False), (0, False)])
+@pytest.mark.parametrize("name", ["2x2", "6x2"])
+def test_gap_before_an_instruction_that_comes_late(bench, name, sums, near):
+    """Sums that are added to must be written, even if the instruction comes when none is at the streamer, and is loaded at once."""
+    config = CONFIGS[name]
+    waited = 0
+    for late in range(16):
+        around = Around(config)
+
+        async def host(ctx, around=around, late=late):
+            first, second = entries_of([once(config), once(config, accumulate=1, accumulators=sums)])
+            await bench.send(ctx, around.block.i_entry, [first], np.random.default_rng(0), 0.0)
+            await bench.repeat(ctx, 10 + late)
+            await bench.send(ctx, around.block.i_entry, [second], np.random.default_rng(0), 0.0)
+            await bench.repeat(ctx, 60)
+
+        bench.run(around.block, host, background=[around.watch])
+        # as soon as it is there its weights are loaded, the first of them a cycle before ``starts``
+        ready, end = around.starts[1] + config.rows, around.pixel_cycles[19]
+        assert around.pixel_cycles[20] == max(ready, end + (REVISIT if near else 1)), f"{late} cycles"
+        waited += end + 1 < around.pixel_cycles[20] > ready
+    assert bool(waited) == near
+
+
 @pytest.mark.parametrize(
     ("queue", "state", "loads"),
     [("load", UnitState.WAIT_LOAD, 0), ("execute", UnitState.WAIT_EXECUTE, 1), ("store", UnitState.WAIT_STORE, 1)],
