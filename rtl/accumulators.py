@@ -156,7 +156,7 @@ class Accumulators(wiring.Component):
 
         drained = [[Signal(32, name=f"drained_{h}_{c}", reset_less=True) for c in range(self.columns)] for h in range(2)]
         for c in range(self.columns):
-            (reading, at), (taken, taking), (added, adding), (writing, to) = chain[c : c + 4]
+            (reading, at), (_, taking), (added, adding), (writing, to) = chain[c : c + 4]
 
             byte = Signal(signed(8), name=f"byte_{c}")
             m.d.comb += byte.eq(self.i_bytes[c] if c < self.rows else 0)
@@ -179,8 +179,8 @@ class Accumulators(wiring.Component):
             is_larger = Signal(name=f"is_larger_{c}", reset_less=True)
             total = Signal(signed(32), name=f"total_{c}")
             m.d.comb += total.eq(Mux(is_larger, larger, plain))
-            kept = Signal(32, name=f"kept_{c}", reset_less=True)
-            keeps: Value = Const(0, 32)
+            added_to = Signal(signed(32), name=f"added_to_{c}")
+            kept: Value = total & adding.forward.replicate(32)
             for half in range(2):
                 # a word is read again when it has been written, unless the sum so far is forwarded
                 m.submodules[f"half_{half}_bank_{c}"] = bank = ram(shape=32, depth=self.depth)
@@ -194,14 +194,12 @@ class Accumulators(wiring.Component):
                     write.data.eq(total),
                 ]
                 m.d.sync += drained[half][c].eq(read.data)
-                keeps = keeps | (read.data & taking.keeps[half].replicate(32))
-            with m.If(taken.valid):
-                m.d.sync += kept.eq(keeps)
+                # (nothing but a register behind the memory, which may then be the memory's own)
+                kept = kept | (drained[half][c] & adding.keeps[half].replicate(32))
 
-            added_to = Signal(signed(32), name=f"added_to_{c}")
             addend = Signal(signed(32), name=f"addend_{c}")
             m.d.comb += [
-                added_to.eq(kept | (total & adding.forward.replicate(32))),
+                added_to.eq(kept),
                 addend.eq(Mux(adding.from_array, self.i_sums[c], bypass) & (~adding.maximum).replicate(32)),
             ]
             with m.If(added.valid):

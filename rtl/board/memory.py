@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from amaranth import *
-from amaranth.lib import data, fifo, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In
 
+from rtl.queue import Queue
 from rtl.ram import ram
 from rtl.wishbone import axi_signature
 
@@ -77,9 +78,9 @@ class OnChipMemory(wiring.Component):
         burst = data.StructLayout({"index": index_bits, "length": 8})
 
         # ---- reads: a burst's next word, then the memories, the registers behind them, and the beats that wait ----
-        m.submodules.read_bursts = read_bursts = fifo.SyncFIFO(width=burst.size, depth=READ_BURSTS)
+        m.submodules.read_bursts = read_bursts = Queue(shape=burst, depth=READ_BURSTS, through=True)
         beat_layout = data.StructLayout({"data": 8 * bus, "error": 1, "last": 1})
-        m.submodules.read_beats = read_beats = fifo.SyncFIFO(width=beat_layout.size, depth=READ_BEATS)
+        m.submodules.read_beats = read_beats = Queue(shape=beat_layout, depth=READ_BEATS, through=True)
         read_index = Signal(index_bits, reset_less=True)
         read_left = Signal(9)
         owed = Signal(range(READ_BEATS + 1))
@@ -91,16 +92,16 @@ class OnChipMemory(wiring.Component):
             issue.eq((read_left != 0) & (owed != READ_BEATS)),
         ]
         m.d.sync += owed.eq(owed + issue - (axi.rvalid & axi.rready))
-        self._follow(m, read_bursts, burst, read_index, read_left, issue)
+        self._follow(m, read_bursts, read_index, read_left, issue)
 
         line = data.StructLayout({"valid": 1, "last": 1})
         stages = [Signal(line, name=f"read_{n}") for n in range(2)]
         m.d.sync += [stages[0].valid.eq(issue), stages[0].last.eq(read_left == 1), stages[1].eq(stages[0])]
 
         # ---- writes: beats wait a cycle longer than addresses, so that one given with its address finds it ----
-        m.submodules.write_bursts = write_bursts = fifo.SyncFIFO(width=burst.size, depth=WRITE_BURSTS)
-        m.submodules.write_beats = write_beats = fifo.SyncFIFOBuffered(width=9 * bus, depth=WRITE_BEATS)
-        m.submodules.responses = responses = fifo.SyncFIFO(width=1, depth=WRITE_BURSTS)
+        m.submodules.write_bursts = write_bursts = Queue(shape=burst, depth=WRITE_BURSTS, through=True)
+        m.submodules.write_beats = write_beats = Queue(shape=9 * bus, depth=WRITE_BEATS, through=False)
+        m.submodules.responses = responses = Queue(shape=1, depth=WRITE_BURSTS, through=True)
         write_index = Signal(index_bits, reset_less=True)
         write_left = Signal(9)
         responses_owed = Signal(range(WRITE_BURSTS + 1))
@@ -116,7 +117,7 @@ class OnChipMemory(wiring.Component):
             write_beats.r_en.eq(write),
         ]
         m.d.sync += responses_owed.eq(responses_owed + write_bursts.w_en - (axi.bvalid & axi.bready))
-        self._follow(m, write_bursts, burst, write_index, write_left, write)
+        self._follow(m, write_bursts, write_index, write_left, write)
         write_at = Signal(index_bits, reset_less=True)
         write_data = Signal(8 * bus, reset_less=True)
         write_strobe = Signal(bus)
@@ -128,10 +129,9 @@ class OnChipMemory(wiring.Component):
             write_strobe.eq(Mux(write, write_beats.r_data[8 * bus :], 0)),
             ends.eq(Cat(write & (write_left == 1), ends)),
         ]
-        beyond = Signal()
+        beyond = Signal(reset_less=True)
         began = Signal()
-        m.d.comb += beyond.eq(write_at >= self.words)
-        m.d.sync += began.eq(write)
+        m.d.sync += [beyond.eq(write_index >= self.words), began.eq(write)]
         with m.If(began):
             m.d.sync += failed.eq(~ends[0] & (failed | beyond))
 
@@ -147,30 +147,37 @@ class OnChipMemory(wiring.Component):
 
         # ---- the memories ----
         words = [int.from_bytes(self.image[n : n + bus], "little") for n in range(0, len(self.image), bus)]
-        shown = Const(~0, 8 * bus)
-        late_index = [Signal(index_bits, name=f"read_index_{n}", reset_less=True) for n in range(2)]
-        m.d.sync += [late_index[0].eq(read_index), late_index[1].eq(late_index[0])]
+        # Whose word is read or written is found in the cycle before, so that nothing is compared between registers and beats.
+        read_at = Signal(index_bits, reset_less=True)
+        outside = Signal(reset_less=True)
+        m.d.sync += [read_at.eq(read_index), outside.eq(read_at >= self.words)]
+        shown: Value = outside.replicate(8 * bus)
         for number, (first, size) in enumerate(pieces(self.words)):
             piece = ram(shape=8 * bus, depth=size, init=words[first : first + size])
             m.submodules[f"piece_{number}"] = piece
             reader, writer = piece.read_port(), piece.write_port(granularity=8)
             value = Signal(8 * bus, name=f"value_{number}", reset_less=True)
             bits = size.bit_length() - 1
-            m.d.sync += value.eq(reader.data)
+            # a piece begins at a multiple of its size, which thus alone decides which words are its own
+            reads, writes = (Signal(name=f"{name}_{number}", reset_less=True) for name in ("reads", "writes"))
+            m.d.sync += [
+                value.eq(reader.data),
+                reads.eq(read_at >> bits == first >> bits),
+                writes.eq(write_index >> bits == first >> bits),
+            ]
             m.d.comb += [
                 reader.en.eq(1),
                 reader.addr.eq(read_index[:bits]),
                 writer.addr.eq(write_at[:bits]),
                 writer.data.eq(write_data),
-                # a piece begins at a multiple of its size, which thus alone decides which words are its own
-                writer.en.eq(Mux(write_at >> bits == first >> bits, write_strobe, 0)),
+                writer.en.eq(Mux(writes, write_strobe, 0)),
             ]
-            shown = Mux(late_index[1] >> bits == first >> bits, value, shown)
+            shown = shown | (value & reads.replicate(8 * bus))
         beat = Signal(beat_layout)
-        head = data.View(beat_layout, read_beats.r_data)
+        head = read_beats.r_data
         m.d.comb += [
             beat.data.eq(shown),
-            beat.error.eq(late_index[1] >= self.words),
+            beat.error.eq(outside),
             beat.last.eq(stages[1].last),
             read_beats.w_data.eq(beat),
             read_beats.w_en.eq(stages[1].valid),
@@ -183,9 +190,9 @@ class OnChipMemory(wiring.Component):
         return m
 
     @staticmethod
-    def _follow(m: Module, bursts: fifo.SyncFIFO, layout: data.StructLayout, index: Signal, left: Signal, step: Signal) -> None:
+    def _follow(m: Module, bursts: Queue, index: Signal, left: Signal, step: Signal) -> None:
         """Let ``index`` and ``left`` follow the bursts, a beat in each cycle of ``step``, without a pause between two."""
-        following = data.View(layout, bursts.r_data)
+        following = bursts.r_data
         m.d.comb += bursts.r_en.eq((left == 0) | (step & (left == 1)))
         with m.If(bursts.r_en):
             m.d.sync += [index.eq(following.index), left.eq(Mux(bursts.r_rdy, following.length + 1, 0))]

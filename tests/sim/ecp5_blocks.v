@@ -23,8 +23,8 @@ module EHXPLLL #(
     end
 endmodule
 
-// Block RAM of 1024 words of 18 bits, without registers at its outputs: two ports of 9 bits each, or one that writes 36 and one that
-// reads them.
+// Block RAM of 1024 words of 18 bits, with or without registers at its outputs: two ports of 9 bits each, or one that writes 36 and one
+// that reads them.
 module DP16KD (
     input
         DIA17, DIA16, DIA15, DIA14, DIA13, DIA12, DIA11, DIA10, DIA9, DIA8, DIA7, DIA6, DIA5, DIA4, DIA3, DIA2, DIA1,
@@ -133,15 +133,15 @@ module DP16KD (
         DIB17, DIB16, DIB15, DIB14, DIB13, DIB12, DIB11, DIB10, DIB9, DIB8, DIB7, DIB6, DIB5, DIB4, DIB3, DIB2, DIB1,
         DIB0
     };
-    reg [17:0] oa = 0, ob = 0;
+    reg [17:0] oa = 0, ob = 0, ra = 0, rb = 0;
     assign {
         DOA17, DOA16, DOA15, DOA14, DOA13, DOA12, DOA11, DOA10, DOA9, DOA8, DOA7, DOA6, DOA5, DOA4, DOA3, DOA2, DOA1,
         DOA0
-    } = oa;
+    } = REGMODE_A == "OUTREG" ? ra : oa;
     assign {
         DOB17, DOB16, DOB15, DOB14, DOB13, DOB12, DOB11, DOB10, DOB9, DOB8, DOB7, DOB6, DOB5, DOB4, DOB3, DOB2, DOB1,
         DOB0
-    } = ob;
+    } = REGMODE_B == "OUTREG" ? rb : ob;
 
     generate
         if (DATA_WIDTH_A == 36) begin
@@ -155,6 +155,10 @@ module DP16KD (
                 oa <= words[{b[13:5], 1'b0}];
                 ob <= words[{b[13:5], 1'b1}];
             end
+            always @(posedge CLKB) if (OCEB) begin
+                ra <= oa;
+                rb <= ob;
+            end
         end else if (DATA_WIDTH_A == 9 && DATA_WIDTH_B == 9) begin
             always @(posedge CLKA) if (CEA) begin
                 oa[8:0] <= a[3] ? words[a[13:4]][17:9] : words[a[13:4]][8:0];
@@ -166,6 +170,8 @@ module DP16KD (
                 if (WEB && b[3]) words[b[13:4]][17:9] <= ib[8:0];
                 if (WEB && !b[3]) words[b[13:4]][8:0] <= ib[8:0];
             end
+            always @(posedge CLKA) if (OCEA) ra <= oa;
+            always @(posedge CLKB) if (OCEB) rb <= ob;
         end else begin
             initial begin
                 $display("block RAM of %d and %d bits has no model", DATA_WIDTH_A, DATA_WIDTH_B);
