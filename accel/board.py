@@ -34,7 +34,7 @@ __all__ = [
 NETWORK = "lenet5"
 DESIGN = "board"
 #: The design's clock in Hz, as it was routed for an LFE5U-25F of speed grade 6, and bits a second on its line.
-CLOCK = 45_000_000
+CLOCK = 75_000_000
 BAUD = 1_000_000
 MIN_BAUD = 1200
 #: On the line: a start bit, 8 bits, a stop bit.

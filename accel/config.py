@@ -308,13 +308,13 @@ DESIGNS: dict[str, EngineConfig] = {
     # `large` as an LFE5U-85F can hold it. Twelve lanes fewer leave 48 multipliers to the array and take a third of the look-up
     # tables away; half the scratchpad leaves 24 of 208 block RAMs.
     "large-85f": replace(PRESETS["large"], name="large-85f", lanes=4, scratchpad_words=8192),
-    # What an LFE5U-25F has: 56 block RAMs, of which LeNet-5 takes 40 and scratchpad and weights 12, one for a bank; accumulators,
-    # parameters and queues are look-up tables; 28 multipliers, 4 of them for a lane. With six rows, for which the second layer has
-    # the channels, cycles are a fifth fewer, and 87 % of the look-up tables are more than the router finds routes for.
+    # What an LFE5U-25F has: 56 block RAMs, of which LeNet-5 takes 42, so scratchpad and weights have 14, one for a bank, and
+    # accumulators, parameters and queues are look-up tables; 28 multipliers, 4 of them for a lane. Six rows because the second
+    # layer has six channels to read; with eight, look-up tables run out.
     "board": replace(
         _BASE,
         name="board",
-        rows=4,
+        rows=6,
         lanes=1,
         scratchpad_words=2048,
         weight_words=2048,

