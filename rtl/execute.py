@@ -23,7 +23,8 @@ from rtl.scratchpad import pixel_layout, tap_layout
 
 __all__ = ["ExecuteUnit"]
 
-#: Instructions that the weight loader may have handed to the pixel streamer.
+#: Instructions that the weight loader may have handed to the pixel streamer. An array has two rows or more, so one is handed over
+#: every two cycles at most, and is at the head when its weights are there: that their queue is not ``through`` costs no cycle.
 HANDED = 2
 
 

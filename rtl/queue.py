@@ -28,7 +28,7 @@ class Queue(wiring.Component):
         Entries, the head among them: 2 or more.
     through
         Whether an entry may come to the head without a stay behind it. That takes a selection for each of its bits, which is
-        much for a whole instruction.
+        much for a whole instruction. (Of two entries and not through, one is taken every other cycle at most.)
 
     Members
     -------

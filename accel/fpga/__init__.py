@@ -14,7 +14,19 @@ from accel.fpga.build import (
 )
 from accel.fpga.devices import BOARDS, KINDS, Board, Device, Pin, load_board, parse_device
 from accel.fpga.errors import DoesNotFitError, FpgaError
-from accel.fpga.flow import Netlist, Resource, Route, Timing, area, pack, place_and_route, synthesise, tools_of, with_harness
+from accel.fpga.flow import (
+    Netlist,
+    Resource,
+    Route,
+    Timing,
+    area,
+    mending,
+    pack,
+    place_and_route,
+    synthesise,
+    tools_of,
+    with_harness,
+)
 from accel.fpga.harness import harness_verilog
 from accel.fpga.vivado import vivado_script
 
@@ -42,6 +54,7 @@ __all__ = [
     "choose",
     "harness_verilog",
     "load_board",
+    "mending",
     "pack",
     "parse_device",
     "place_and_route",

@@ -25,7 +25,7 @@ class _Load(NamedTuple):
 
 def absorb_registers(module: dict[str, Any]) -> int:
     """Change a module of ECP5's primitives (as in Yosys's JSON): have memories register their outputs where all that a port reads
-    goes to registers alone, one a bit, without enable or reset. Return how many registers are gone."""
+    goes to registers alone, one a bit, without enable or reset, and the port has neither. Return how many registers are gone."""
     cells: dict[str, dict[str, Any]] = module["cells"]
     loads: dict[int, list[_Load]] = defaultdict(list)
     for name, cell in cells.items():
@@ -42,10 +42,13 @@ def absorb_registers(module: dict[str, Any]) -> int:
         if cell["type"] != _MEMORY:
             continue
         wide = int(cell["parameters"]["DATA_WIDTH_B"], 2) == _WIDE
-        for clock, ports in (("CLKB", "AB"),) if wide else (("CLKA", "A"), ("CLKB", "B")):
+        for side, ports in (("B", "AB"),) if wide else (("A", "A"), ("B", "B")):
+            own = {name: cell["connections"][f"{name}{side}"] for name in ("CLK", "CE", "OCE", "RST")}
+            if own["CE"] != ["1"] or own["OCE"] != ["1"] or own["RST"] != ["0"]:
+                continue
             outputs = [name for name in cell["connections"] if name.startswith(tuple(f"DO{port}" for port in ports))]
             bits = {bit for name in outputs for bit in cell["connections"][name] if isinstance(bit, int) and loads[bit]}
-            found = {bit: _register(cells, loads[bit], cell["connections"][clock]) for bit in bits}
+            found = {bit: _register(cells, loads[bit], own["CLK"]) for bit in bits}
             if not found or any(register is None for register in found.values()):
                 continue
             for name in outputs:
@@ -61,13 +64,13 @@ def absorb_registers(module: dict[str, Any]) -> int:
             gone += len(found)
             for port in ports:
                 cell["parameters"][f"REGMODE_{port}"] = "OUTREG"
-                cell["connections"][f"OCE{port}"] = ["1"]
+                cell["connections"][f"OCE{port}"] = ["1"]  # of the two that are one port, Yosys sets B's alone
     return gone
 
 
 def _register(cells: dict[str, dict[str, Any]], loads: list[_Load], clock: list[int]) -> str | None:
     """Return the register that is all that a bit goes to, if the memory's own can take its place."""
-    if len(loads) != 1 or loads[0].port not in ("DI", "M") or cells[loads[0].cell]["type"] != _REGISTER:
+    if len(loads) != 1 or loads[0].port != "DI" or cells[loads[0].cell]["type"] != _REGISTER:
         return None
     name = loads[0].cell
     connections, parameters = cells[name]["connections"], cells[name]["parameters"]

@@ -14,7 +14,8 @@ from typing import Any
 
 __all__ = ["copy_drivers"]
 
-#: Registers from which on a control net counts as wide, and those that each copy drives at most.
+#: Registers from which on a control net counts as wide, and those that each copy gets of them at most. (Registers that are copied
+#: themselves add their own controls to others' loads.)
 WIDE = 96
 LOADS = 64
 
@@ -58,6 +59,8 @@ def copy_drivers(module: dict[str, Any]) -> list[str]:
                 twin["connections"][port] = [own]
             elif port in _COPIED[twin["type"]] and bits[0] in drivers:
                 bits[0] = copied(drivers[bits[0]], number)
+        while f"{name}$copy{number}" in cells:
+            number += 1  # one that shares its slice with the driver of another wide net
         cells[f"{name}$copy{number}"] = twin
         module["netnames"][f"{name}$copy{number}$net"] = {"hide_name": 1, "bits": [own], "attributes": {}}
         made.append(twin["type"])

@@ -29,6 +29,7 @@ __all__ = [
     "Timing",
     "area",
     "is_crowded",
+    "mending",
     "pack",
     "place_and_route",
     "synthesise",
@@ -139,8 +140,12 @@ def synthesise(
         if device.family == "ecp5":
             _mend(place, top)
 
-    own = [inspect.getsource(module) for module in (block_ram, copies)] if device.family == "ecp5" else []
-    return _netlist(cached("fpga", digest_of((tool_version(_YOSYS), command, verilog, *own)), make), top)
+    return _netlist(cached("fpga", digest_of((tool_version(_YOSYS), command, verilog, mending(device))), make), top)
+
+
+def mending(device: Device) -> str:
+    """Return the source of what is done to netlists for a device between Yosys and nextpnr, for digests of what they depend on."""
+    return "".join(inspect.getsource(part) for part in (block_ram, copies, _mend)) if device.family == "ecp5" else ""
 
 
 def _mend(place: Path, top: str) -> None:
@@ -148,7 +153,8 @@ def _mend(place: Path, top: str) -> None:
     design = json.loads((place / "netlist.json").read_text(encoding="utf-8"))
     counted = json.loads((place / "cells.json").read_text(encoding="utf-8"))
     counts = counted["design"]["num_cells_by_type"]
-    counts["TRELLIS_FF"] -= block_ram.absorb_registers(design["modules"][top])
+    if gone := block_ram.absorb_registers(design["modules"][top]):
+        counts["TRELLIS_FF"] -= gone
     for kind in copies.copy_drivers(design["modules"][top]):
         counts[kind] += 1
     (place / "netlist.json").write_text(json.dumps(design), encoding="utf-8")

@@ -37,6 +37,8 @@ class Master:
         self.reads = [burst(0, half) for _ in range(bursts)]
         self.writes = [burst(half, words + 8 * beyond) for _ in range(bursts)]
         self.last = [(n * bus, min(32, words - n)) for n in range(0, words, 32)]
+        if beyond:
+            self.last += [((words - 2) * bus, 4), (words * bus, 3), (0, 2)]  # across the end, behind it, and inside again
         self.beats: list[tuple[int, int, int]] = []
         self.reads_owed = self.writes_owed = 0
         self.arvalid = self.awvalid = self.wvalid = False
@@ -97,7 +99,7 @@ class Master:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
-    ("bus", "words", "pause", "beyond"), [(2, 37, 0.0, False), (8, 2500, 0.0, False), (8, 600, 0.4, False), (4, 64, 0.2, True)]
+    ("bus", "words", "pause", "beyond"), [(2, 37, 0.0, False), (8, 2500, 0.0, False), (8, 600, 0.4, True), (4, 64, 0.2, True)]
 )
 def test_every_cycle_is_the_memory_models(bus: int, words: int, pause: float, beyond: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -11,8 +11,8 @@ pytestmark = pytest.mark.slow
 DEVICE = parse_device("LFE5U-25F-6BG381")
 
 
-def memory(width, read, also=""):
-    """Return a memory of 512 words whose word is registered as ``read`` says."""
+def memory(width, read, also="", word="word <= words[a];"):
+    """Return a memory of 512 words whose ``word`` is registered as ``read`` says."""
     return f"""
 module memory (
     input clk, rst, en, we, input [8:0] a, w, input [{width - 1}:0] d, output reg [{width - 1}:0] q, output [{width - 1}:0] o
@@ -22,7 +22,7 @@ module memory (
     assign o = {also or 0};
     always @(posedge clk) begin
         if (we) words[w] <= d;
-        word <= words[a];
+        {word}
         {read}
     end
 endmodule
@@ -60,11 +60,33 @@ def test_others_stay_where_they_are(read, also):
     assert modes(memory(36, read, also)) == ({("NOREG", "NOREG")}, 36)
 
 
-def test_what_reads_the_register_reads_the_memory():
-    """The netlist's output is driven by the memory itself."""
-    netlist = synthesise(memory(36, "q <= word;"), "memory", DEVICE)
+@pytest.mark.parametrize(
+    "word", ["if (rst) word <= 0; else word <= words[a];", "if (en) word <= words[a];"], ids=["reset", "enable"]
+)
+def test_those_behind_a_port_with_an_enable_or_reset_stay(word):
+    found, registers = modes(memory(36, "q <= word;", word=word))
+    assert found == {("NOREG", "NOREG")}
+    assert registers >= 36
+
+
+@pytest.mark.parametrize("width", [9, 36])
+def test_each_bit_of_the_register_is_the_memory_s_at_the_same_place(width):
+    """Bit n of the output is driven by the place of bit n in the memory, which that of the input shows."""
+    netlist = synthesise(memory(width, "q <= word;"), "memory", DEVICE)
     module = json.loads(netlist.file.read_text(encoding="utf-8"))["modules"]["memory"]
     (ram,) = (cell for cell in module["cells"].values() if cell["type"] == "DP16KD")
-    driven = {bit for port, bits in ram["connections"].items() if port.startswith("DO") for bit in bits}
-    assert set(module["ports"]["q"]["bits"]) <= driven
-    assert ram["connections"]["OCEA"] == ram["connections"]["OCEB"] == ["1"]
+    ports = ram["connections"]
+
+    def bits(*names):
+        return [ports[f"{name}{n}"][0] for name in names for n in range(18)]
+
+    # of 36 bits the lower 18 are A's; of 9 each port has its own
+    inputs, outputs = (bits("DIA", "DIB"), bits("DOA", "DOB")) if width == 36 else (bits("DIA")[:9], bits("DOB")[:9])
+    places = [inputs.index(bit) for bit in module["ports"]["d"]["bits"]]
+    assert sorted(places) == list(range(width))
+    assert [outputs[place] for place in places] == module["ports"]["q"]["bits"]
+
+
+def test_a_design_without_registers_is_left_alone():
+    netlist = synthesise("module gate (input a, b, output y); assign y = a & b; endmodule", "gate", DEVICE)
+    assert "TRELLIS_FF" not in netlist.cells

@@ -107,6 +107,28 @@ def test_neighbours_by_name_share_a_copy():
         assert len({name.split("_TRELLIS_FF")[0] for name in found}) == 1
 
 
+def test_a_table_of_two_wide_nets_is_copied_for_each():
+    """A look-up table that drives a wide net, and is half of a multiplexer that drives another."""
+
+    def cell(kind, **connections):
+        outputs = {"Z", "Q"}
+        directions = {port: "output" if port in outputs else "input" for port in connections}
+        connections = {port: [bit] for port, bit in connections.items()}
+        return {"type": kind, "parameters": {}, "port_directions": directions, "connections": connections}
+
+    cells = {"table": cell("LUT4", A=2, Z=3), "other": cell("LUT4", A=2, Z=4), "mux": cell("PFUMX", ALUT=3, BLUT=4, C0=2, Z=5)}
+    for n in range(copies.WIDE):
+        cells[f"x[{n}]"] = cell("TRELLIS_FF", CE=3, DI=2, Q=1000 + n)
+        cells[f"y[{n}]"] = cell("TRELLIS_FF", CE=5, DI=2, Q=2000 + n)
+    module = {"cells": cells, "netnames": {}, "ports": {"a": {"direction": "input", "bits": [2]}}}
+    made = copies.copy_drivers(module)
+    assert sorted(made) == ["LUT4", "LUT4", "LUT4", "PFUMX"]
+    loads, drivers = loads_and_drivers(module)
+    assert len(loads) == 4
+    assert all(bit in drivers for bit in loads)
+    assert max(map(len, loads.values())) <= copies.LOADS
+
+
 def test_a_net_that_is_not_wide_is_left_alone():
     narrow = VERILOG.replace(f"LAST = {REGISTERS - 1}", f"LAST = {copies.WIDE - 2}")
     netlist = synthesise(narrow, "wide", DEVICE)
