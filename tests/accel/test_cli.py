@@ -36,8 +36,12 @@ EMULATED = ("run", "lenet5", "--backend", "emulator", "--images", "2")
 
 
 def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
-    """Start the command line in a process of its own."""
-    command = [sys.executable, "-c", "from accel.cli import main; main()", *arguments]
+    """Start the command line in a process of its own, which can be interrupted.
+
+    (What a shell runs in the background has interrupts ignored, and so have its children.)
+    """
+    restore = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{restore}; from accel.cli import main; main()", *arguments]
     root = Path(program.__file__).parent.parent
     environment = {**os.environ, "PYTHONPATH": str(root), **options.pop("env", {})}
     return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, **options)
