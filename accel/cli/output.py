@@ -88,8 +88,11 @@ def write_timeline(path: Path, program: Program, *arguments: Any, **more: Any) -
 
 
 def output_path(name: str, *inputs: str | None) -> Path:
-    """Return the path of a file to be written; refuse early what cannot be, and what the command reads."""
+    """Return the path of a file to be written (of a link, that which it leads to, so that the link stays); refuse early what cannot
+    be, and what the command reads."""
     path = Path(name)
+    if path.is_symlink():
+        path = path.resolve()
     for read in inputs:
         if read is not None and path.exists() and Path(read).exists() and path.samefile(read):
             raise CommandError(f"{name}: is read by this command too; give the name of another file to write")

@@ -477,6 +477,16 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
+    target, link = tmp_path / "target.json", tmp_path / "link.json"
+    target.write_text("old")
+    link.symlink_to(target)
+    assert call_cli("estimate", "lenet5", "--trace", str(link)).exit_code == 0
+    assert link.is_symlink()
+    assert json.loads(target.read_text())
+    assert sorted(tmp_path.iterdir()) == [link, target]
+
+
 # Processes
 
 
