@@ -58,7 +58,8 @@ def estimate(
 ) -> None:
     """Compile NETWORK and tell how many cycles it takes, layer by layer, without simulating it: exactly what the engine counts.
 
-    Beside them the roofline: the fewest cycles that array and memory bus leave, each layer reading and writing memory once.
+    Beside them the roofline: the fewest cycles that array and memory bus leave, each layer reading and writing memory once (maps
+    that stay on the chip can beat it).
     Weights decide no cycle, so a float model needs no calibration data, nor weights at all.
 
     \b

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import re
 from collections import defaultdict
-from collections.abc import Iterable
 from typing import Any
 
 __all__ = ["copy_drivers"]
@@ -83,5 +82,4 @@ def copy_drivers(module: dict[str, Any]) -> list[str]:
 
 def _natural(name: str) -> list[str | int]:
     """Return a key by which names that differ in a number come in its order."""
-    parts: Iterable[str] = re.split(r"(\d+)", name)
-    return [int(part) if n % 2 else part for n, part in enumerate(parts)]
+    return [int(part) if n % 2 else part for n, part in enumerate(re.split(r"(\d+)", name))]

@@ -87,8 +87,8 @@ def test_the_memory_is_spiteful():
 
 @pytest.fixture(scope="module")
 def spiteful():
-    if missing_tool() is not None:
-        pytest.skip(missing_tool())
+    if (missing := missing_tool()) is not None:
+        pytest.skip(missing)
     with pytest.MonkeyPatch.context() as patch:
         for user in USERS:
             patch.setattr(user, "ram", Spiteful)
