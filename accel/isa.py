@@ -340,14 +340,16 @@ class Instruction:
 
     def __post_init__(self) -> None:
         known = _RANGES[self.opcode]
-        values = _ZEROS[self.opcode].copy()
+        values = {**_ZEROS[self.opcode], **self.values}
+        if len(values) > len(known):
+            unknown = next(name for name in self.values if name not in known)
+            raise IsaError(f"{self.opcode.name} has no field {unknown!r}; its fields are {', '.join(known)}")
         for name, value in self.values.items():
-            if name not in known:
-                raise IsaError(f"{self.opcode.name} has no field {name!r}; its fields are {', '.join(known)}")
             minimum, maximum = known[name]
             if not minimum <= value <= maximum:
                 raise IsaError(f"{self.opcode.name}: {name} must be from {minimum} to {maximum}, not {value}")
-            values[name] = int(value)
+            if type(value) is not int:  # nearly all are, and a program has a hundred thousand
+                values[name] = int(value)
         object.__setattr__(self, "values", MappingProxyType(values))
 
     def __getitem__(self, name: str) -> int:

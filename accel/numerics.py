@@ -22,6 +22,7 @@ __all__ = [
     "MIN_SHIFT",
     "NumericsError",
     "Rounding",
+    "channel_sums",
     "quantise_multiplier",
     "requantise",
     "shift_stages",
@@ -52,6 +53,15 @@ class Rounding(enum.IntEnum):
     """One rounding, half up (LiteRT's fully connected kernel)."""
     HALF_EVEN = 2
     """One rounding, half to even (ONNX)."""
+
+
+def channel_sums(weights: npt.NDArray[np.int8]) -> IntArray:
+    """Return the sum of each output channel's weights (its first axis). Any shape; int64 ``(channels,)`` out."""
+    if weights.size and not any(weights.strides):
+        # one value stands for all, as where weights are only assumed: there may be a hundred million
+        return np.full(len(weights), int(weights.flat[0]) * weights[0].size, np.int64)
+    sums: IntArray = weights.sum(axis=tuple(range(1, weights.ndim)), dtype=np.int64)
+    return sums
 
 
 def wrap_int32(values: npt.ArrayLike) -> IntArray:

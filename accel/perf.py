@@ -194,25 +194,29 @@ class _Line:
     def __init__(self) -> None:
         self.reached = 0
         self._begins: list[int] = []
-        self._kinds: list[_Kind] = []
+        self._numbers: list[int] = []
+        #: The kinds of the pieces by number; a state of its own has its value for one.
+        self._kinds: dict[_Kind, int] = {kind: state for state, kind in enumerate(_PLAIN)}
+        self._last = -1
 
     def until(self, cycle: int, state: int) -> None:
         """Spend what is left before a cycle, if anything, in a state."""
         if cycle > self.reached:
-            self.weave(cycle, _PLAIN[state])
+            if state != self._last:
+                self._begins.append(self.reached)
+                self._numbers.append(state)
+                self._last = state
+            self.reached = cycle
 
     def weave(self, cycle: int, kind: _Kind) -> None:
         """Spend what is left before a cycle, if anything, in two states by turns."""
-        if cycle > self.reached:
-            if not self._kinds or self._kinds[-1] != kind:
-                self._begins.append(self.reached)
-                self._kinds.append(kind)
-            self.reached = cycle
+        self.until(cycle, self._kinds.setdefault(kind, len(self._kinds)))
 
     def timeline(self) -> Timeline:
         """Return what has become of it."""
         begins = np.array(self._begins, np.int64)
-        states, others, periods, widths, origins = np.array(self._kinds, np.int64).reshape(-1, 5).T
+        kinds = np.array(list(self._kinds), np.int64)[self._numbers]
+        states, others, periods, widths, origins = kinds.reshape(-1, 5).T
         return Timeline(
             begins=begins,
             ends=np.append(begins[1:], self.reached),
@@ -291,9 +295,11 @@ class _Replay:
 
     def tell(self, *processes: int) -> None:
         """Let those of some processes that wait for news look again in this cycle."""
+        due, now = self._due, self.now
         for process in processes:
-            if self._due[process] is None and process != self._running:
-                self.wake(process, self.now)
+            if due[process] is None and process != self._running:
+                due[process] = now
+                heapq.heappush(self._heap, (now, process))
 
     def quiet_until(self) -> int:
         """Return the cycle of the next event of any other process."""
@@ -723,12 +729,10 @@ class _Replay:
                 break
             done = reach
         count = done * period
-        for group in range(max(0, count - _RESULTS), count):
-            heapq.heappush(self.releases, start + group + latency - (group % period < swallowed))
-        self.outstanding += min(count, _RESULTS)
-        while self.outstanding > _RESULTS:
-            heapq.heappop(self.releases)
-            self.outstanding -= 1
+        given = (start + group + latency - (group % period < swallowed) for group in range(max(0, count - _RESULTS), count))
+        # no results wait, so when all credits come back is known; a sorted list is a heap
+        self.releases[:] = sorted([*self.releases, *given])[-_RESULTS:]
+        self.outstanding = len(self.releases)
         if count:
             self.last_fire = start + count - 1 + latency
         return done
@@ -1213,7 +1217,13 @@ class _WritePort:
             # each is sent when it is seen and the one before is; the words come no faster than the beats can go
             last, interval = self._beats[-1], self.interval
             first = max(1, count + 1 - _BEATS)
-            self._beats.extend(max(shown + n * period + 1, last + n * interval) for n in range(first, count + 1))
+            # how many come before memory takes them: it catches up if it can
+            behind = last - shown - 1
+            if behind > 0:
+                behind = -(-behind // (period - interval)) if period > interval else count + 1
+            late = min(max(first, behind), count + 1)
+            self._beats.extend(range(last + first * interval, last + late * interval, interval))
+            self._beats.extend(range(shown + late * period + 1, shown + (count + 1) * period + 1, period))
             self._wready = self._beats[-1] + interval
             self._state = self._beats[-1] + 1
             self.word_free += count * period

@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import numpy as np
 import numpy.typing as npt
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
 from accel.program import MemoryTiming
 from accel.report import EstimateReport, LayerReport, RunReport, Stalls
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 __all__ = [
     "PlainProgress",
@@ -337,6 +339,8 @@ class TerminalProgress:
     """A live line, gone at the end."""
 
     def __init__(self, stream: TextIO) -> None:
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
         self._line = Progress(*columns, console=Console(file=stream), transient=True)
         self._task: TaskID | None = None

@@ -78,7 +78,10 @@ def main() -> None:
     gc.set_threshold(100_000, 50, 100)
     # whoever ends this program ends the tools that it runs, and finds no half of a file
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    cli(prog_name="systolith")
+    try:
+        cli(prog_name="systolith")
+    finally:
+        gc.freeze()  # what is left goes with the process, and need not be looked through once more
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

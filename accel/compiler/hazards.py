@@ -47,7 +47,6 @@ class Access(NamedTuple):
 #: The latest instruction of each unit that wrote, then that read, counted from 1 in each unit; 0 is none.
 _Marks = tuple[int, int, int, int, int, int]
 _NONE: _Marks = (0, 0, 0, 0, 0, 0)
-_NOTHING = (0, 0, 0)
 
 
 class _Intervals:
@@ -89,7 +88,8 @@ class _Intervals:
         low, high = self._split(first), self._split(last)
         x = y = z = 0
         for a, b, c, d, e, f in self._marks[low:high]:
-            x, y, z = max(x, a, d), max(y, b, e), max(z, c, f)
+            x, y, z = a if a > x else x, b if b > y else y, c if c > z else z
+            x, y, z = d if d > x else x, e if e > y else y, f if f > z else z
         self._starts[low:high] = [first]
         self._marks[low:high] = [(number if unit == 0 else 0, number if unit == 1 else 0, number if unit == 2 else 0, 0, 0, 0)]
         return x, y, z
@@ -110,29 +110,41 @@ class HazardTracker:
         """
         unit = _UNITS[opcode]
         own = self._counts[unit] + 1
-        latest = _NOTHING
+        loads = executes = stores = 0
         fence = False
         for space, first, last in reads:
-            if first >= last:
-                continue
-            found = self._spaces[space].read(first, last, unit, own)
-            if space is Space.MEMORY:
-                if found[2] <= self._acknowledged:
-                    continue
-                fence = True
-            if found != _NOTHING:
-                latest = max(latest[0], found[0]), max(latest[1], found[1]), max(latest[2], found[2])
+            if first < last:
+                found = self._spaces[space].read(first, last, unit, own)
+                if space is Space.MEMORY:
+                    if found[2] <= self._acknowledged:
+                        continue
+                    fence = True
+                x, y, z = found
+                loads, executes, stores = x if x > loads else loads, y if y > executes else executes, z if z > stores else stores
         for space, first, last in writes:
-            if first < last and (found := self._spaces[space].write(first, last, unit, own)) != _NOTHING:
-                latest = max(latest[0], found[0]), max(latest[1], found[1]), max(latest[2], found[2])
-        # what lies further back than the field can say is waited for as far as it can: stricter, never looser
+            if first < last:
+                x, y, z = self._spaces[space].write(first, last, unit, own)
+                loads, executes, stores = x if x > loads else loads, y if y > executes else executes, z if z > stores else stores
+        counts = self._counts
         values = {
-            field: UNORDERED if number == 0 else min(count - number, UNORDERED - 1)
-            for field, count, number in zip(_FIELDS, self._counts, latest, strict=True)
+            "after_load": _distance(counts[0], loads),
+            "after_execute": _distance(counts[1], executes),
+            "after_store": _distance(counts[2], stores),
         }
         values[_FIELDS[unit]] = UNORDERED
         if fence:
             values["fence"] = 1
-            self._acknowledged = max(self._acknowledged, latest[2])
-        self._counts[unit] = own
+            self._acknowledged = max(self._acknowledged, stores)
+        counts[unit] = own
         return values
+
+
+def _distance(count: int, latest: int) -> int:
+    """Return what an ordering field says when the ``latest`` of ``count`` instructions is to be waited for (0: none).
+
+    What lies further back than the field can say is waited for as far as it can: stricter, never looser.
+    """
+    if latest == 0:
+        return UNORDERED
+    distance = count - latest
+    return distance if distance < UNORDERED else UNORDERED - 1

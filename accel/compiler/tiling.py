@@ -43,9 +43,10 @@ def choose_plans(
             f"{stages[0].name}: the input of one output pixel does not fit the {gap} scratchpad words that are free; "
             f"{config.name} would need more than its {config.scratchpad_words} scratchpad_words"
         )
-    found.sort(key=lambda item: item[:2])
+    found.sort()  # by cycles, and among equals by number
     cycles, _, chosen, _ = found[0]
-    plans = dict.fromkeys(plan for other, _, stage, plan in found if stage is chosen and other <= _NEARLY * cycles)
+    near = itertools.takewhile(lambda item: item[0] <= _NEARLY * cycles, found)
+    plans = dict.fromkeys(plan for _, _, stage, plan in near if stage is chosen)
     # those with whole lines too, which are loaded in the simplest way
     whole = [plan for plan in plans if plan.band_columns == chosen.shape[1]]
     return chosen, list(dict.fromkeys([*list(plans)[:_CONTENDERS], *whole[:2]]))

@@ -71,12 +71,14 @@ class Timeline:
         for bottom, (jobs, each, finish, words), available in tiles:
             if available > execute:
                 execute = available
-            for _ in range(min(jobs, _FOLLOWED)):
+            shared = words * share
+            for _ in range(jobs if jobs < _FOLLOWED else _FOLLOWED):
                 execute = (execute if execute > half else half) + each
                 begin = execute + settle
                 if begin < store:
                     begin = store
-                store = begin + max(finish, words * share if begin < loaded else words)
+                port = shared if begin < loaded else words
+                store = begin + (finish if finish > port else port)
                 half, other = other, store + _STORE_LATENCY
             if jobs > _FOLLOWED:
                 # two halves: a job begins when the one before the last is drained

@@ -9,7 +9,7 @@ from accel.compiler.stages import Bytes, Int8Array, Stage, Unit
 from accel.config import EngineConfig
 from accel.graph import Conv2D
 from accel.isa import PARAMETER_BYTES, WINDOW_TAPS
-from accel.numerics import INT8_MAX, INT8_MIN, Rounding, shift_stages, wrap_int32
+from accel.numerics import INT8_MAX, INT8_MIN, Rounding, channel_sums, shift_stages, wrap_int32
 
 __all__ = [
     "Box",
@@ -47,8 +47,7 @@ def weight_parts(conv: Conv2D) -> tuple[Int8Array, ...]:
 
 def fold_bias(conv: Conv2D, input_zero_point: int) -> npt.NDArray[np.int64]:
     """Return the bias that makes sums over raw bytes equal sums over bytes less the input's zero point."""
-    totals = conv.weights.sum(axis=(1, 2, 3), dtype=np.int64)
-    totals = totals - conv.weight_zero_point.astype(np.int64) * conv.weights[0].size
+    totals = channel_sums(conv.weights) - conv.weight_zero_point.astype(np.int64) * conv.weights[0].size
     return wrap_int32(conv.bias.astype(np.int64) - input_zero_point * totals)
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from accel.frontends.tflite_kernels import add_factor, add_operand
 from accel.graph import Add, AveragePool, Concat, Conv2D, MaxPool, Network, Operator, Requantisation, Shape, Tensor, Window
-from accel.numerics import INT8_MIN, Rounding, quantise_multiplier
+from accel.numerics import INT8_MIN, Rounding, channel_sums, quantise_multiplier
 
 __all__ = ["ZOO"]
 
@@ -80,7 +80,7 @@ class _Builder:
         height, width, depth = source.tensor.shape
         window = Window(kernel=size, stride=(stride, stride), padding=_padding(padding, size, stride, (height, width)))
         weights = self._weights((channels, *size, depth // groups))
-        sums = weights.sum(axis=(1, 2, 3), dtype=np.int64)
+        sums = channel_sums(weights)
         deviation = source.deviation * _WEIGHT_DEVIATION * math.sqrt(math.prod(weights.shape[1:]))
         bias = np.rint(self.rng.normal(0, deviation / 8, channels) - source.mean * sums).astype(np.int32)
         factors = _SPREAD / deviation * self.rng.uniform(0.75, 1.25, channels)

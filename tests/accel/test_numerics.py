@@ -12,6 +12,7 @@ from accel.numerics import (
     MIN_SHIFT,
     NumericsError,
     Rounding,
+    channel_sums,
     quantise_multiplier,
     requantise,
     shift_stages,
@@ -178,3 +179,15 @@ def test_quantise_multiplier_refuses_what_is_no_scale(real: float) -> None:
 def test_quantise_multiplier_refuses_a_factor_that_is_too_large(real: float) -> None:
     with pytest.raises(NumericsError, match=r"a scale factor must be below 2\*\*30, not"):
         quantise_multiplier(real)
+
+
+@pytest.mark.parametrize("value", [-128, -3, 0, 127])
+def test_sums_of_weights_that_are_one_value(value: int) -> None:
+    shape = (5, 3, 2, 7)
+    stored = np.full(shape, value, np.int8)
+    assert channel_sums(np.broadcast_to(np.int8(value), shape)).tolist() == channel_sums(stored).tolist() == [value * 42] * 5
+
+
+def test_sums_of_weights() -> None:
+    weights = np.random.default_rng(SEED).integers(-128, 128, (6, 3, 3, 4), np.int8)
+    assert channel_sums(weights).tolist() == [sum(map(int, channel.reshape(-1))) for channel in weights]
