@@ -123,7 +123,8 @@ def _published(comparison: Comparison) -> Iterator[RenderableType]:
         share = "-" if figure.utilisation is None else f"{figure.utilisation:.1%}"
         table.add_row(f"{figure.peer}, {figure.hardware}", figure.network, f"{figure.macs:,}", share, place_of(figure))
     yield table
-    yield "MAC-cycles: cycles times MACs, an image: what engines of different size can be compared by"
+    if len(unknown) < len({entry.report.network for entry in comparison.entries}):
+        yield "MAC-cycles: cycles times MACs, an image: what engines of different size can be compared by"
     if unknown:
         yield f"no figures are known here for {', '.join(unknown)}"
     for source, place in sources.items():

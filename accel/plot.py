@@ -65,7 +65,9 @@ def require_matplotlib() -> None:
     try:
         importlib.import_module("matplotlib")
     except ImportError:
-        raise PlotError("--plot: needs matplotlib, which is not installed; pip install 'systolith[plot]' brings it") from None
+        raise PlotError(
+            "--plot: needs matplotlib, which is not installed; `pip install -e '.[plot]'` in the repository brings it"
+        ) from None
 
 
 def draw_roofline(comparison: Comparison, path: Path, suffix: str) -> None:

@@ -256,7 +256,7 @@ def report_estimate(
     program: Program, estimated: Estimate, network: Network, *, timing: MemoryTiming, clock: float, seconds: float
 ) -> EstimateReport:
     """Account for the cycles that the model gives ``program``, compiled from ``network``; ``clock`` in MHz."""
-    bounds = roofline.layer_bounds(network, program)
+    bounds = roofline.layer_bounds(network, program, timing)
     accounts = [(estimated.cycles, estimated.retired, estimated.spent)]
     return EstimateReport(
         network=program.network,

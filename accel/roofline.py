@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from accel.graph import Conv2D, Network
-from accel.program import Program
+from accel.program import MemoryTiming, Program
 
 __all__ = ["layer_bounds", "layer_bytes", "layer_convs", "total_cycles"]
 
@@ -26,15 +26,19 @@ def layer_bytes(network: Network, conv: Conv2D, batch: int = 1) -> int:
     return int(conv.weights.size) + batch * (math.prod(source) + math.prod(network.tensor(conv.output).shape))
 
 
-def layer_bounds(network: Network, program: Program) -> tuple[Fraction, ...]:
-    """Return the bound in cycles, for a whole batch, of each layer of ``program``, which was compiled from ``network``."""
+def layer_bounds(network: Network, program: Program, timing: MemoryTiming | None = None) -> tuple[Fraction, ...]:
+    """Return the bound in cycles, for a whole batch, of each layer of ``program``, which was compiled from ``network``.
+
+    Of ``timing`` only the cycles a beat count: a latency can be hidden.
+    """
+    interval = (timing or MemoryTiming()).interval
     config, batch = program.config, program.batch
     bounds = []
     for layer, conv in zip(program.layers, layer_convs(network, program), strict=True):
         bound = Fraction(0)
         if conv is not None:
             compute = Fraction(batch * layer.macs, config.macs_per_cycle)
-            bound = max(compute, Fraction(layer_bytes(network, conv, batch), config.bus_bytes))
+            bound = max(compute, Fraction(interval * layer_bytes(network, conv, batch), config.bus_bytes))
         bounds.append(bound)
     return tuple(bounds)
 

@@ -177,7 +177,7 @@ def show_estimate(console: Console, report: EstimateReport) -> None:
         ("memory", _memory(report)),
         ("cycles", f"{number(report.cycles_per_image)} an image, {report.utilisation:.1%} of {_array(report)}"),
         ("roofline", f"{number(report.roofline_cycles)} cycles, {report.roofline_share:.1%} of what the engine takes"),
-        ("speed", f"{report.images_per_second:,.4g} images/s at {report.clock:g} MHz"),
+        ("speed", f"{report.images_per_second:,.1f} images/s at {report.clock:g} MHz"),
     ]
     console.print(table, "", _stall_table(report.stalls), "", _grid(rows), sep="\n")
     for note in report.notes:

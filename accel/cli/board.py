@@ -52,7 +52,7 @@ def bitstream(
 
     Writes the bitstream, the Verilog and the constraints it was made of, and a report with area, timing and images a second. A
     design that does not keep its clock is built again with one that was reached; with --clock nothing is written then. All tools
-    come with `pip install 'systolith[fpga]'`; some minutes. docs/board.md describes the design.
+    come with `pip install -e '.[fpga]'` in the repository; some minutes. docs/board.md describes the design.
 
     \b
     Examples:

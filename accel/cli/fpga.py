@@ -45,7 +45,7 @@ def fpga(
     """Synthesise, place and route the core for an FPGA: what it takes, how fast it is, what limits it, and images a second.
 
     Every input and output of the core sits behind a register of a harness, which is not counted. All tools come with
-    `pip install 'systolith[fpga]'`. What was made once is kept.
+    `pip install -e '.[fpga]'` in the repository. What was made once is kept.
 
     \b
     Examples:

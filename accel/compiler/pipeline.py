@@ -44,6 +44,7 @@ def compile_network(
     stages = [replace(stage, images=batch) for stage in fuse(network, config)]
     placement = place(network, stages, config)
     maps, map_bytes = _allocate_maps(network, stages, placement, config, batch)
+    _check_memory(network, stages, map_bytes, config)
     chosen = [
         choose_plans(
             [found for found in (stage, windowed(stage, config)) if found is not None],
@@ -105,6 +106,19 @@ def _allocate_maps(
             "take a smaller batch"
         )
     return maps, total
+
+
+def _check_memory(network: Network, stages: list[Stage], map_bytes: int, config: EngineConfig) -> None:
+    """Raise :class:`CompileError` when maps and bare weights alone take more than addresses reach.
+
+    Otherwise it might take minutes to compile what is then found to be too large.
+    """
+    least = map_bytes + sum(stage.weights[0].size for stage in stages if stage.weights)
+    if least > config.memory_limit:
+        raise CompileError(
+            f"{network.name}: its weights and maps take at least {least} bytes, but addresses of {config.name} reach "
+            f"{config.memory_limit} bytes"
+        )
 
 
 def _program(

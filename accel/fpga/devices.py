@@ -135,7 +135,7 @@ def load_board(name: str) -> Board:
     except ModuleNotFoundError:
         raise FpgaError(
             "amaranth-boards is not installed; `pip install amaranth-boards` brings it, "
-            "and `pip install 'systolith[fpga]'` all tools for FPGAs"
+            "and `pip install -e '.[fpga]'` in the repository all tools for FPGAs"
         ) from None
     if hasattr(platform, "part"):  # Gowin: `family` names the die, which the part's number does not
         device = _gowin_die(platform.part, platform._chipdb_device)

@@ -44,7 +44,8 @@ def tool_version(tool: str) -> str:
         return f"{package} {version(package)}"
     except PackageNotFoundError:
         raise FpgaError(
-            f"{tool} is not installed; `pip install {package}` brings it, and `pip install 'systolith[fpga]'` all tools for FPGAs"
+            f"{tool} is not installed; `pip install {package}` brings it, "
+            "and `pip install -e '.[fpga]'` in the repository all tools for FPGAs"
         ) from None
 
 

@@ -89,6 +89,7 @@ def _read(path: Path, *, assume: bool) -> onnx.ModelProto:
         raise OnnxError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception:  # protobuf has several parsers, each with errors of its own
         raise OnnxError(f"{damaged}; export or copy it again") from None
+    _name_nodes(model)
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # missing, cut off and forbidden files all differ
@@ -103,6 +104,7 @@ def _read(path: Path, *, assume: bool) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # the checker is a C++ binding with a type of its own for each finding
+        _check_supported(model, path)  # what it does not know may be all that it complains about
         raise OnnxError(f"{damaged}: {one_line(error)}") from None
     constants = [(tensor.name, tensor) for tensor in model.graph.initializer]
     for node in model.graph.node:
@@ -118,6 +120,20 @@ def _read(path: Path, *, assume: bool) -> onnx.ModelProto:
             raise OnnxError(f"{damaged}: the constant {name!r} cannot be read: {one_line(error)}") from None
         _check_finite(path, name, array)
     return model
+
+
+def _check_supported(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse operators that are supported neither in a quantised model nor before quantisation."""
+    for number, proto in enumerate(model.graph.node):
+        node = Node(proto, number)
+        if node.op_type not in HANDLERS and node.op_type not in _BEFORE_QUANTISATION:
+            raise Importer(name=str(path), opset=0, handlers=HANDLERS).unsupported(node)
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Give nodes without a name one by their place in the file, which they keep whatever is done to the graph."""
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"
 
 
 def _is_float_outside(model: onnx.ModelProto) -> bool:
@@ -176,10 +192,7 @@ def _map_shape(dims: tuple[int, ...], *, channels_last: bool) -> Shape:
 
 def _calibrated(model: onnx.ModelProto, calibration: npt.ArrayLike | None, path: Path) -> onnx.ModelProto:
     """Return a float model quantised."""
-    for number, proto in enumerate(model.graph.node):
-        node = Node(proto, number)
-        if node.op_type not in HANDLERS and node.op_type not in _BEFORE_QUANTISATION:
-            raise Importer(name=str(path), opset=0, handlers=HANDLERS).unsupported(node)
+    _check_supported(model, path)
     if calibration is None:
         raise OnnxError(
             f"{path}: is a float model, which must be quantised first; give calibration data, "

@@ -98,5 +98,8 @@ def test_without_matplotlib_one_sentence_says_what_brings_it(tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = call_cli("compare", "lenet5", "--plot", str(tmp_path / "roof.png"))
     assert result.exit_code == 2
-    assert result.stderr == "systolith: --plot: needs matplotlib, which is not installed; pip install 'systolith[plot]' brings it\n"
+    assert (
+        result.stderr
+        == "systolith: --plot: needs matplotlib, which is not installed; `pip install -e '.[plot]'` in the repository brings it\n"
+    )
     assert not list(tmp_path.iterdir())

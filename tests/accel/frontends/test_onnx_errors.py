@@ -57,6 +57,38 @@ def test_missing_file(tmp_path: Path) -> None:
         load_network(str(tmp_path / "absent.onnx"))
 
 
+@pytest.mark.parametrize(("operator", "domain"), [("LSTM", ""), ("Sharpen", "com.example")])
+def test_an_operator_that_hides_the_shape_of_the_output(bench: Any, operator: str, domain: str) -> None:
+    sizes = {"hidden_size": 4} if operator == "LSTM" else {}
+    weights = [numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in (("w", (1, 16, 8)), ("r", (1, 16, 4)))]
+    node = helper.make_node(operator, ["x", "w", "r"], ["y"], name="odd", domain=domain, **sizes)
+    graph = helper.make_graph(
+        [node],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 1, 8))],
+        [onnx.ValueInfoProto(name="y")],
+        weights,
+    )
+    opsets = [helper.make_opsetid("", 13), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    text = refusal(bench, helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    assert text.startswith(f"{operator} 'odd': the operator is not supported; ")
+
+
+def test_nodes_without_names_are_called_the_same_by_estimate_and_run(bench: Any) -> None:
+    model = bench.Model((1, 1, 8, 8))
+    model.node("Conv", np.ones((2, 1, 3, 3), np.float32))
+    model.node("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
+    for node in model.nodes:
+        node.name = ""
+    path = bench.folder / "unnamed.onnx"
+    onnx.save(model.proto(), path)
+    rng = np.random.default_rng(5)
+    ran = load_onnx(path, calibration=rng.normal(size=(8, 8, 8, 1)).astype(np.float32))
+    estimated = load_onnx(path, assume=True)
+    assert [op.name for op in ran.operators] == [op.name for op in estimated.operators]
+    assert [op.name for op in ran.operators] == ["Conv_0", "MaxPool_1"]
+
+
 def test_every_truncation_is_refused(bench: Any) -> None:
     data = conv_model(bench).proto().SerializeToString()
     path = bench.folder / "cut.onnx"
