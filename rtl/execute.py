@@ -164,11 +164,10 @@ class ExecuteUnit(wiring.Component):
             keep=give,
             advance=tap_ends & ~here_exhausted,
         )
-        m.d.sync += self.o_tap.start.eq(starts)
+        # (what is not asked for until something begins needs no enable, whose wire would be long)
+        m.d.sync += [self.o_tap.start.eq(starts), self.o_tap.address.eq(tap), self.o_weight_address.eq(here_weight)]
         with m.If(give):
             m.d.sync += [
-                self.o_tap.address.eq(tap),
-                self.o_weight_address.eq(here_weight),
                 weight.eq(here_weight + 1),
                 going.eq(1),
                 exhausted.eq(here_exhausted),
@@ -313,7 +312,26 @@ class ExecuteUnit(wiring.Component):
             self.o_control.valid.eq(issue),
             self.o_pixel.first.eq(may_begin),
             self.o_pixel.vertical.eq(issue & head.window),
+            # (nobody asks for these without a pixel, so they need no enable, whose wire would be long)
+            accumulator.eq(sums_at + Mux(head.window, has_result, ~streaming.reduce | step_px)),
+            self.o_pixel.offset.eq(here),
+            self.o_control.last.eq(instruction_ends),
+            self.o_control.drop.eq(head.window & ~has_result),
+            self.o_control.overwrite.eq(first_pass & ~streaming.accumulate & ~inside_window),
+            self.o_control.forward.eq(inside_window),
+            # a sum is a sum: windows come out of the array as any other
+            self.o_control.operation.eq(Mux(head.window, Operation.ARRAY, streaming.operation)),
+            self.o_control.shift.eq(head.shift),
+            self.o_control.address.eq(sums_at),
         ]
+        with m.If(step_py):
+            m.d.sync += [offset.eq(to_py), offset_wy.eq(to_py), offset_px.eq(to_py), offset_py.eq(to_py)]
+        with m.Elif(step_px):
+            m.d.sync += [offset.eq(to_px), offset_wy.eq(to_px), offset_px.eq(to_px), offset_py.eq(here_py)]
+        with m.Elif(step_wy):
+            m.d.sync += [offset.eq(to_wy), offset_wy.eq(to_wy), offset_px.eq(here_px), offset_py.eq(here_py)]
+        with m.Else():
+            m.d.sync += [offset.eq(to_wx), offset_wy.eq(here_wy), offset_px.eq(here_px), offset_py.eq(here_py)]
         with m.If(may_begin):
             m.d.sync += [since_begin.eq(0), spaced.eq(0), is_last.eq(shadow_last)]
         with m.Elif(~spaced):
@@ -328,27 +346,9 @@ class ExecuteUnit(wiring.Component):
             m.d.sync += [
                 last_sums.eq(sums_at),
                 inside.eq(~pass_ends),
-                accumulator.eq(sums_at + Mux(head.window, has_result, ~streaming.reduce | step_px)),
                 inside_window.eq(streaming.reduce & ~step_px),
-                self.o_pixel.offset.eq(here),
                 self.o_pixel.lag.eq(streaming.n_px - WINDOW_TAPS),
-                self.o_control.last.eq(instruction_ends),
-                self.o_control.drop.eq(head.window & ~has_result),
-                self.o_control.overwrite.eq(first_pass & ~streaming.accumulate & ~inside_window),
-                self.o_control.forward.eq(inside_window),
-                # a sum is a sum: windows come out of the array as any other
-                self.o_control.operation.eq(Mux(head.window, Operation.ARRAY, streaming.operation)),
-                self.o_control.shift.eq(head.shift),
-                self.o_control.address.eq(sums_at),
             ]
-            with m.If(step_py):
-                m.d.sync += [offset.eq(to_py), offset_wy.eq(to_py), offset_px.eq(to_py), offset_py.eq(to_py)]
-            with m.Elif(step_px):
-                m.d.sync += [offset.eq(to_px), offset_wy.eq(to_px), offset_px.eq(to_px), offset_py.eq(here_py)]
-            with m.Elif(step_wy):
-                m.d.sync += [offset.eq(to_wy), offset_wy.eq(to_wy), offset_px.eq(here_px), offset_py.eq(here_py)]
-            with m.Else():
-                m.d.sync += [offset.eq(to_wx), offset_wy.eq(here_wy), offset_px.eq(here_px), offset_py.eq(here_py)]
             with m.If(pass_ends):
                 m.d.sync += first_pass.eq(last_pass)
 

@@ -25,7 +25,7 @@ def saturate(value: Value, minimum: Value | int, maximum: Value | int) -> Value:
 
 class Requantiser(wiring.Component):
     """``lanes`` times ``clamp(round((sum + bias) * multiplier, by the two shifts) + zero_point)``, each cycle, ``LATENCY`` cycles
-    later.
+    later. (No register has an enable: they would be wires from one end of the output stage to the other.)
 
     Equal to :func:`accel.numerics.requantise` for every input.
 
@@ -38,8 +38,6 @@ class Requantiser(wiring.Component):
 
     Members
     -------
-    i_valid
-        Whether there are sums; the stages rest that have none.
     i_sums
         int32 for each lane (wraps when the bias is added).
     i_parameters
@@ -57,7 +55,6 @@ class Requantiser(wiring.Component):
         self.multiplier = multiplier
         super().__init__(
             {
-                "i_valid": In(1),
                 "i_sums": In(data.ArrayLayout(signed(32), lanes)),
                 "i_parameters": In(data.ArrayLayout(parameter_layout, lanes)),
                 "i_recipe": In(recipe_layout),
@@ -68,21 +65,16 @@ class Requantiser(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         recipes: list[data.View] = [self.i_recipe]
-        valids: list[Value] = [self.i_valid]
         for n in range(7):
             recipe = Signal(recipe_layout, name=f"recipe_{n}", reset_less=True)
-            valid = Signal(name=f"valid_{n}")
-            with m.If(valids[-1]):
-                m.d.sync += recipe.eq(recipes[-1])
-            m.d.sync += valid.eq(valids[-1])
+            m.d.sync += recipe.eq(recipes[-1])
             recipes.append(recipe)
-            valids.append(valid)
         for lane in range(self.lanes):
-            m.d.comb += self.o_bytes[lane].eq(self._lane(m, lane, recipes, valids))
+            m.d.comb += self.o_bytes[lane].eq(self._lane(m, lane, recipes))
         return m
 
-    def _lane(self, m: Module, lane: int, recipes: list[data.View], valids: list[Value]) -> Value:
-        """Build one lane; ``recipes[n]`` is the recipe of the sum that entered n cycles ago, if ``valids[n]`` says that one did."""
+    def _lane(self, m: Module, lane: int, recipes: list[data.View]) -> Value:
+        """Build one lane; ``recipes[n]`` is the recipe of the sum that entered n cycles ago."""
         parameter = self.i_parameters[lane]
 
         def register(shape: ShapeLike, name: str) -> Signal:
@@ -93,14 +85,12 @@ class Requantiser(wiring.Component):
         for shifts, stages, name in ((first_shifts, 4, "first_shift"), (second_shifts, 6, "second_shift")):
             for n in range(stages):
                 later = register(5, f"{name}_{n}")
-                with m.If(valids[n]):
-                    m.d.sync += later.eq(shifts[-1])
+                m.d.sync += later.eq(shifts[-1])
                 shifts.append(later)
 
         # 1: bias
         biased = register(signed(32), "biased")
-        with m.If(valids[0]):
-            m.d.sync += biased.eq((self.i_sums[lane] + parameter.bias)[:32].as_signed())
+        m.d.sync += biased.eq((self.i_sums[lane] + parameter.bias)[:32].as_signed())
 
         # 2, 3: product, by way of those of the operands' halves, so that a multiplier has the way between two registers to itself
         product = register(signed(63), "product")
@@ -109,64 +99,53 @@ class Requantiser(wiring.Component):
             low, middle, cross, high = (
                 register(signed(bits), name) for bits, name in ((32, "low"), (32, "middle"), (33, "cross"), (31, "high"))
             )
-            with m.If(valids[0]):
-                m.d.sync += multiplier.eq(parameter.multiplier)
-            with m.If(valids[1]):
-                m.d.sync += [
-                    low.eq(biased[:16] * multiplier[:16]),
-                    middle.eq(biased[:16] * multiplier[16:]),
-                    cross.eq(biased[16:].as_signed() * multiplier[:16]),
-                    high.eq(biased[16:].as_signed() * multiplier[16:]),
-                ]
-            with m.If(valids[2]):
-                m.d.sync += product.eq(Cat(low, high).as_signed() + ((middle + cross) << 16))
+            m.d.sync += [
+                multiplier.eq(parameter.multiplier),
+                low.eq(biased[:16] * multiplier[:16]),
+                middle.eq(biased[:16] * multiplier[16:]),
+                cross.eq(biased[16:].as_signed() * multiplier[:16]),
+                high.eq(biased[16:].as_signed() * multiplier[16:]),
+                product.eq(Cat(low, high).as_signed() + ((middle + cross) << 16)),
+            ]
         else:
             later = register(signed(32), "biased_again")
-            with m.If(valids[1]):
-                m.d.sync += later.eq(biased)
-            with m.If(valids[2]):
-                m.d.sync += product.eq(later)
+            m.d.sync += [later.eq(biased), product.eq(later)]
 
         # 4, 5: first shift. Where it rounds, the highest of the bits that it drops is added (as good as half a step before it);
         # else any bit among them is remembered. The last bit of the distance is left to the cycle of the addition.
         double = recipes[2].rounding == Rounding.DOUBLE_AWAY
         below = register(31, "below")
         half = register(31, "half")
-        with m.If(valids[2]):
-            m.d.sync += [below.eq(Mux(double, 0, _below(first_shifts[2]))), half.eq(Mux(double, _half(first_shifts[2]), 0))]
+        m.d.sync += [below.eq(Mux(double, 0, _below(first_shifts[2]))), half.eq(Mux(double, _half(first_shifts[2]), 0))]
         shifted = register(signed(63), "shifted")
         carry = register(1, "carry")
         sticky = register(1, "sticky")
-        with m.If(valids[3]):
-            m.d.sync += [
-                shifted.eq(product >> (first_shifts[3] & 0b11110)),
-                carry.eq((product[:31] & half).any()),
-                sticky.eq((product[:31] & below).any()),
-            ]
+        m.d.sync += [
+            shifted.eq(product >> (first_shifts[3] & 0b11110)),
+            carry.eq((product[:31] & half).any()),
+            sticky.eq((product[:31] & below).any()),
+        ]
         once = register(signed(64), "once")
         once_sticky = register(1, "once_sticky")
-        with m.If(valids[4]):
-            m.d.sync += [once.eq(Mux(first_shifts[4][0], shifted >> 1, shifted) + carry), once_sticky.eq(sticky)]
+        m.d.sync += [once.eq(Mux(first_shifts[4][0], shifted >> 1, shifted) + carry), once_sticky.eq(sticky)]
 
         # 6: second shift, but for the last bit of its distance, keeping the bit below the point and whether anything lies below
         # that. A sum beyond 42 bits is beyond the clamp, however far it is shifted.
         dropped = register(31, "dropped")
         highest = register(31, "highest")
-        with m.If(valids[4]):
-            m.d.sync += [dropped.eq(_below(second_shifts[4]) >> 1), highest.eq(_half(second_shifts[4]))]
+        m.d.sync += [dropped.eq(_below(second_shifts[4]) >> 1), highest.eq(_half(second_shifts[4]))]
         twice = register(signed(42), "twice")
         negative = register(1, "negative")
         huge = register(1, "huge")
         half_bit = register(1, "half_bit")
         rest = register(1, "rest")
-        with m.If(valids[5]):
-            m.d.sync += [
-                twice.eq(once[:42].as_signed() >> (second_shifts[5] & 0b11110)),
-                negative.eq(once[-1]),
-                huge.eq(once[41:].any() & ~once[41:].all()),
-                half_bit.eq((once[:31] & highest).any()),
-                rest.eq((once[:31] & dropped).any() | once_sticky),
-            ]
+        m.d.sync += [
+            twice.eq(once[:42].as_signed() >> (second_shifts[5] & 0b11110)),
+            negative.eq(once[-1]),
+            huge.eq(once[41:].any() & ~once[41:].all()),
+            half_bit.eq((once[:31] & highest).any()),
+            rest.eq((once[:31] & dropped).any() | once_sticky),
+        ]
 
         # 7: whether to round up; 10 bits hold everything that this, the zero point and the clamp can bring back into a byte. If
         # there are more, the tenth is made to differ from the sign, which is beyond the clamp.
@@ -177,21 +156,19 @@ class Requantiser(wiring.Component):
         above = twice[10:-1]
         positive = ~(Cat(above, huge).any() | (twice[9] & ~fine))
         fits = Mux(negative, Cat(above, ~huge).all() & (twice[9] | fine), positive)
-        with m.If(valids[6]):
-            with m.Switch(recipes[6].rounding):
-                with m.Case(Rounding.DOUBLE_AWAY):
-                    m.d.sync += up.eq(half_bit & (rest | ~negative))
-                with m.Case(Rounding.SINGLE_UP):
-                    m.d.sync += up.eq(half_bit)
-                with m.Case(Rounding.HALF_EVEN):
-                    m.d.sync += up.eq(half_bit & (rest | Mux(fine, twice[1], twice[0])))
-            m.d.sync += near.eq(Cat(Mux(fine, twice[1:10], twice[:9]), Mux(fits, negative, ~negative), negative))
+        with m.Switch(recipes[6].rounding):
+            with m.Case(Rounding.DOUBLE_AWAY):
+                m.d.sync += up.eq(half_bit & (rest | ~negative))
+            with m.Case(Rounding.SINGLE_UP):
+                m.d.sync += up.eq(half_bit)
+            with m.Case(Rounding.HALF_EVEN):
+                m.d.sync += up.eq(half_bit & (rest | Mux(fine, twice[1], twice[0])))
+        m.d.sync += near.eq(Cat(Mux(fine, twice[1:10], twice[:9]), Mux(fits, negative, ~negative), negative))
 
         # 8: round, zero point and clamp
         byte = register(signed(8), "byte")
         final = recipes[7]
-        with m.If(valids[7]):
-            m.d.sync += byte.eq(saturate(near + final.zero_point + up, final.minimum, final.maximum))
+        m.d.sync += byte.eq(saturate(near + final.zero_point + up, final.minimum, final.maximum))
         return byte
 
 

@@ -246,9 +246,7 @@ class StoreUnit(wiring.Component):
             for _ in range(cycles):
                 later_valid = Signal(name=f"valid_{len(tags)}")
                 later = Signal(tag, name=f"tag_{len(tags)}", reset_less=True)
-                m.d.sync += later_valid.eq(valids[-1])
-                with m.If(valids[-1]):
-                    m.d.sync += later.eq(tags[-1])
+                m.d.sync += [later_valid.eq(valids[-1]), later.eq(tags[-1])]
                 valids.append(later_valid)
                 tags.append(later)
             return tags[-1]
@@ -268,7 +266,7 @@ class StoreUnit(wiring.Component):
 
         entering = tags[-1]
         m.submodules.requantiser = requantiser = Requantiser(lanes=lanes, multiplier=config.multiplier)
-        m.d.comb += [requantiser.i_valid.eq(valids[-1]), requantiser.i_recipe.eq(entering.recipe)]
+        m.d.comb += requantiser.i_recipe.eq(entering.recipe)
         for lane in range(lanes):
             m.d.comb += [requantiser.i_sums[lane].eq(sums[lane]), requantiser.i_parameters[lane].eq(parameters[lane])]
         values: list[Value] = [requantiser.o_bytes[lane] for lane in range(lanes)]

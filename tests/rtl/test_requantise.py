@@ -33,10 +33,10 @@ def rtl_requantise(bench, cases, multiplies, lanes):
         assert all(case[4:] == group[0][4:] for case in group)
         recipe = {"rounding": rounding, "zero_point": zero_point, "minimum": minimum, "maximum": maximum}
         places.append(len(inputs))
-        inputs.append({"i_valid": 1, "i_sums": [case[0] for case in group], "i_parameters": parameters, "i_recipe": recipe})
+        inputs.append({"i_sums": [case[0] for case in group], "i_parameters": parameters, "i_recipe": recipe})
         if len(places) % 3 == 0:
-            # what is there in a cycle without sums means nothing
-            inputs.append({**inputs[-1], "i_valid": 0, "i_sums": [~case[0] for case in group]})
+            # between them other sums, which mean nothing
+            inputs.append({**inputs[-1], "i_sums": [~case[0] for case in group]})
     block = Requantiser(lanes=lanes, multiplier=multiplies)
     seen = bench.trace(block, inputs, ["o_bytes"], more=Requantiser.LATENCY)
     return [byte for place in places for byte in seen[place + Requantiser.LATENCY]["o_bytes"]]
