@@ -220,7 +220,7 @@ class EngineConfig:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any], *, origin: str) -> EngineConfig:
-        """Build a configuration from a mapping; ``base = "small"`` takes missing fields from a preset.
+        """Build a configuration from a mapping; ``base = "small"`` takes missing fields from a preset or design.
 
         Raises :class:`ConfigError` naming ``origin`` for unknown, missing or bad fields.
         """
@@ -230,8 +230,9 @@ class EngineConfig:
         for key in values:
             if key not in known:
                 raise ConfigError(f"{origin}: unknown field {key!r}; the fields are {', '.join(known)} and base")
-        if base is not None and base not in list(PRESETS):  # a list, because a TOML value may be unhashable
-            raise ConfigError(f"{origin}: base must be one of {', '.join(PRESETS)}, not {base!r}")
+        named = PRESETS | DESIGNS
+        if base is not None and base not in list(named):  # a list, because a TOML value may be unhashable
+            raise ConfigError(f"{origin}: base must be one of {', '.join(named)}, not {base!r}")
         if base is None:
             required = [f.name for f in fields(EngineConfig) if f.default is dataclasses.MISSING and f.name != "name"]
             missing = [key for key in required if key not in values]
@@ -239,7 +240,7 @@ class EngineConfig:
                 raise ConfigError(f"{origin}: missing {', '.join(missing)} (or name a preset to start from with base)")
         values.setdefault("name", origin)
         try:
-            return replace(PRESETS[base], **values) if base is not None else EngineConfig(**values)
+            return replace(named[base], **values) if base is not None else EngineConfig(**values)
         except ConfigError as error:
             raise ConfigError(f"{origin}: {error}") from None
 

@@ -267,7 +267,7 @@ def _totals(report: RunReport) -> RenderableType:
         speed = report.simulated_cycles_per_second
         rows += [
             ("memory", _memory(report)),
-            ("cycles", f"{report.total_cycles:,} in all, {number(report.cycles_per_image)} an image"),
+            ("cycles", f"{report.total_cycles:,} in all, {number(report.cycles_per_image)} an image{_of_batches(report)}"),
             ("utilisation", f"{report.utilisation:.1%} of {_array(report)}"),
             ("simulation", f"{speed:,.0f} cycles/s" if speed else "too short to time"),
         ]
@@ -291,6 +291,11 @@ def _memory(report: RunReport) -> str:
 def one_image(report: RunReport) -> str:
     """Return what figures are for, in words."""
     return "one image" if report.batch == 1 else f"one image of a batch of {report.batch:,}"
+
+
+def _of_batches(report: RunReport) -> str:
+    """Return for what the cycles of an image are counted where the last batch is not full."""
+    return " of a full batch" if report.images % report.batch else ""
 
 
 def _array(report: RunReport) -> str:

@@ -58,8 +58,9 @@ def estimate(
 ) -> None:
     """Compile NETWORK and tell how many cycles it takes, layer by layer, without simulating it: exactly what the engine counts.
 
-    Beside them the roofline: the fewest cycles that array and memory bus leave, each layer reading and writing memory once (maps
-    that stay on the chip can beat it).
+    Beside them the roofline: the fewest cycles that array and memory bus leave, each convolution and fully connected layer reading
+    and writing memory once, the others (-) for nothing. Maps that stay on the chip can beat it, and a layer whose weights are
+    loaded while the one before still runs.
     Weights decide no cycle, so a float model needs no calibration data, nor weights at all.
 
     \b
@@ -171,9 +172,11 @@ def compare(
     entries, refusals = [], []
     with terminal.make_progress(sys.stderr) as progress:
         environment = scalesim_environment(progress) if run_peer else None
+        networks = []
         for model in dict.fromkeys(models):
             progress.stage(f"reading {model}")
-            network = load_network(model, calibration=calibration if model in taking else None, assume=True)
+            networks.append(load_network(model, calibration=calibration if model in taking else None, assume=True))
+        for network in networks:
             for engine in engines:
                 try:
                     program, _, estimation = _estimated(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accel.fpga import copies, registers
+from accel.fpga import block_ram, copies
 from accel.fpga.devices import Device, Pin
 from accel.fpga.errors import FpgaError
 from accel.fpga.harness import HARNESS, Port, harness_verilog
@@ -145,7 +145,7 @@ def synthesise(
 
 def mending(device: Device) -> str:
     """Return the source of what is done to netlists for a device between Yosys and nextpnr, for digests of what they depend on."""
-    return "".join(inspect.getsource(part) for part in (copies, registers, _mend)) if device.family == "ecp5" else ""
+    return "".join(inspect.getsource(part) for part in (block_ram, copies, _mend)) if device.family == "ecp5" else ""
 
 
 def _mend(place: Path, top: str) -> None:
@@ -153,7 +153,7 @@ def _mend(place: Path, top: str) -> None:
     design = json.loads((place / "netlist.json").read_text(encoding="utf-8"))
     counted = json.loads((place / "cells.json").read_text(encoding="utf-8"))
     counts = counted["design"]["num_cells_by_type"]
-    if gone := registers.absorb_registers(design["modules"][top]):
+    if gone := block_ram.absorb_registers(design["modules"][top]):
         counts["TRELLIS_FF"] -= gone
     for kind in copies.copy_drivers(design["modules"][top]):
         counts[kind] += 1

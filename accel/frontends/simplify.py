@@ -33,13 +33,23 @@ def simplify(operators: tuple[Operator, ...], output: str) -> tuple[Operator, ..
 
 
 def _live(operators: tuple[Operator, ...], output: str) -> list[Operator]:
-    wanted = {output}
-    kept = []
-    for operator in reversed(operators):
-        if operator.output in wanted:
-            wanted.update(operator.inputs)
-            kept.append(operator)
-    return kept[::-1]
+    """Return what the output depends on, each layer right before the first that needs it, the first input's layers first.
+
+    Whatever order a file or quantisation leaves them in, a network then has one order, and takes one number of cycles.
+    """
+    writer = {operator.output: operator for operator in operators}
+    kept: dict[str, Operator] = {}
+    waiting = [output]
+    while waiting:
+        operator = writer.get(waiting[-1])
+        missing = [] if operator is None else [name for name in operator.inputs if name in writer and name not in kept]
+        if operator is None or waiting[-1] in kept or not missing:
+            name = waiting.pop()
+            if operator is not None:
+                kept.setdefault(name, operator)
+        else:
+            waiting.append(missing[0])
+    return list(kept.values())
 
 
 def _folded(producer: Operator, lookup: Lookup) -> Operator | None:

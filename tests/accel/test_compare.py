@@ -75,12 +75,19 @@ def test_table_and_progress() -> None:
     assert "note: dscnn: the weights are random" in result.stdout
     assert "SCALE-Sim" not in result.stdout
     assert max(len(line) for line in result.stdout.splitlines()) <= 100
-    assert result.stderr.splitlines()[:4] == [
+    assert result.stderr.splitlines()[:5] == [
         "reading lenet5",
+        "reading dscnn",
         "compiling lenet5 for base",
         "estimating lenet5 on base",
         "compiling lenet5 for large",
     ]
+
+
+def test_a_network_that_is_none_is_refused_before_anything_is_compiled() -> None:
+    result = call_cli("compare", "lenet5", "nothing")
+    assert result.exit_code == 2
+    assert "compiling" not in result.stderr
 
 
 def test_what_is_given_twice_is_compared_once() -> None:

@@ -146,9 +146,9 @@ def test_presets_load_by_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ('base = "huge"', "base must be one of tiny, small, base, large, not 'huge'"),
-        ("base = ['tiny']", "base must be one of tiny, small, base, large, not ['tiny']"),
-        ("base = 3", "base must be one of tiny, small, base, large, not 3"),
+        ('base = "huge"', "base must be one of tiny, small, base, large, large-85f, board, micro, not 'huge'"),
+        ("base = ['tiny']", "base must be one of tiny, small, base, large, large-85f, board, micro, not ['tiny']"),
+        ("base = 3", "base must be one of tiny, small, base, large, large-85f, board, micro, not 3"),
         (
             'base = "tiny"\nrow = 3',
             "unknown field 'row'; the fields are name, rows, columns, bus_bytes, lanes, scratchpad_words, weight_words, "

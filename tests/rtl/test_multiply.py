@@ -130,7 +130,7 @@ def test_a_multiplier_that_is_wrong_is_found() -> None:
 
 #: What a multiplier becomes: its cell, and the flip-flops beside it. ``o_a`` takes eight of them.
 CELLS = {
-    (Multiply.PORTABLE, "ecp5"): ({"MULT18X18D": 1}, 16),
+    (Multiply.PORTABLE, "ecp5"): ({"MULT18X18D": 1}, 32),
     (Multiply.PORTABLE, "xilinx"): ({"DSP48E1": 1}, 8),
     (Multiply.PORTABLE, "ice40"): ({"SB_MAC16": 1}, 8),
     (Multiply.PORTABLE, "gowin"): ({"MULT9X9": 1}, 32),

@@ -56,6 +56,44 @@ def float_model(*, hollow: bool = False) -> onnx.ModelProto:
     return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)])
 
 
+def branched(first: str) -> onnx.ModelProto:
+    """Return two convolutions that an addition joins, ``first`` before the other in the file; its first input is that of "long"."""
+    rng = np.random.default_rng(1)
+    shapes = {"w0": (12, 3, 3, 3), "w1": (12, 1, 3, 3), "w2": (20, 12, 1, 1), "w3": (20, 12, 1, 1)}
+    constants = [numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name) for name, shape in shapes.items()]
+    branches = {
+        "long": [
+            helper.make_node("Conv", ["b", "w1"], ["c"], "depthwise", pads=[1] * 4, group=12),
+            helper.make_node("Relu", ["c"], ["d"], "relu1"),
+            helper.make_node("Conv", ["d", "w2"], ["e"], "pointwise"),
+        ],
+        "short": [helper.make_node("Conv", ["b", "w3"], ["s"], "shortcut")],
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "w0"], ["a"], "begin", pads=[1] * 4),
+        helper.make_node("Relu", ["a"], ["b"], "relu0"),
+        *(node for name in sorted(branches, key=lambda name: name != first) for node in branches[name]),
+        helper.make_node("Add", ["e", "s"], ["sum"], "join"),
+        helper.make_node("GlobalAveragePool", ["sum"], ["scores"], "mean"),
+    ]
+    inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 13, 11])]
+    outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 20, 1, 1])]
+    graph = helper.make_graph(nodes, "test", inputs, outputs, constants)
+    return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)])
+
+
+@pytest.mark.parametrize("first", ["long", "short"])
+def test_layers_have_one_order_whatever_that_of_the_file_and_of_quantisation(tmp_path: Path, first: str) -> None:
+    path = saved(tmp_path, branched(first))
+    images = np.random.default_rng(2).normal(size=(16, 13, 11, 3)).astype(np.float32)
+    networks = load_onnx(path, assume=True), load_onnx(path, calibration=images)
+    for network in networks:
+        assert [op.name for op in network.operators] == ["begin", "depthwise", "pointwise", "shortcut", "join", "mean"]
+    for preset in PRESETS.values():
+        assumed, quantised = (perf.estimate(compile_network(network, preset)).cycles for network in networks)
+        assert assumed == quantised
+
+
 def saved(folder: Path, model: onnx.ModelProto) -> Path:
     onnx.save(model, str(folder / "model.onnx"))
     return folder / "model.onnx"

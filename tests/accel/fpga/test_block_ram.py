@@ -1,12 +1,10 @@
-"""Registers behind block RAM and multipliers: which of them move in, and that the rest stays as it was."""
+"""Registers behind block RAM: which of them move into it, and that the rest stays as it was."""
 
-import copy
 import json
 
 import pytest
 
 from accel.fpga import area, parse_device, synthesise
-from accel.fpga.registers import absorb_registers
 
 pytestmark = pytest.mark.slow
 
@@ -87,83 +85,6 @@ def test_each_bit_of_the_register_is_the_memory_s_at_the_same_place(width):
     places = [inputs.index(bit) for bit in module["ports"]["d"]["bits"]]
     assert sorted(places) == list(range(width))
     assert [outputs[place] for place in places] == module["ports"]["q"]["bits"]
-
-
-def multiplier(read, also="", width=16):
-    """Return a product of two registered operands of 16 bits, which is registered as ``read`` says."""
-    return f"""
-module multiplier (
-    input clk, rst, en, also, input signed [15:0] x, y, output reg signed [{2 * width - 1}:0] q, output [{2 * width - 1}:0] o
-);
-    reg signed [{width - 1}:0] a, b;
-    wire signed [{2 * width - 1}:0] product = a * b;
-    assign o = {also or 0};
-    always @(posedge clk) begin
-        a <= x;
-        b <= y;
-        {read}
-    end
-endmodule
-"""
-
-
-def products(verilog):
-    """Return the multipliers of a netlist, its module, and its registers but those of the operands."""
-    netlist = synthesise(verilog, "multiplier", DEVICE)
-    module = json.loads(netlist.file.read_text(encoding="utf-8"))["modules"]["multiplier"]
-    registers = sum(cell["type"] == "TRELLIS_FF" for cell in module["cells"].values())
-    assert netlist.cells.get("TRELLIS_FF", 0) == registers == area(netlist, DEVICE)["ffs"].used
-    return [cell for cell in module["cells"].values() if cell["type"] == "MULT18X18D"], module, registers - 32
-
-
-@pytest.mark.parametrize("enable", ["", "en"])
-def test_the_register_of_a_product_moves_in(enable):
-    (cell,), module, registers = products(multiplier(f"if ({enable}) q <= product;" if enable else "q <= product;"))
-    assert registers == 0
-    assert cell["parameters"] == {"REG_OUTPUT_CLK": "CLK0", "REG_OUTPUT_CE": "CE0"}
-    ports = cell["connections"]
-    assert (ports["CLK0"], ports["RST0"]) == (module["ports"]["clk"]["bits"], ["0"])
-    assert ports["CE0"] == (module["ports"]["en"]["bits"] if enable else ["1"])
-    assert [ports[f"P{n}"][0] for n in range(32)] == module["ports"]["q"]["bits"]
-
-
-@pytest.mark.parametrize(
-    ("read", "also"),
-    [
-        ("if (rst) q <= 0; else q <= product;", ""),
-        ("q <= product;", "product"),
-        ("q <= product ^ x;", ""),
-        ("q[15:0] <= product[15:0]; if (en) q[31:16] <= product[31:16];", ""),
-    ],
-    ids=["reset", "seen at once", "logic", "two enables"],
-)
-def test_other_registers_of_products_stay(read, also):
-    (cell,), _, registers = products(multiplier(read, also))
-    assert cell["parameters"] == {}
-    assert registers == 32
-
-
-def test_an_enable_that_is_inverted_is_no_enable():
-    module = {
-        "ports": {},
-        "cells": {
-            "product": {
-                "type": "MULT18X18D",
-                "parameters": {},
-                "port_directions": {"P0": "output"},
-                "connections": {"P0": [5]},
-            },
-            "register": {
-                "type": "TRELLIS_FF",
-                "parameters": {"CEMUX": "INV"},
-                "port_directions": {"DI": "input", "CE": "input", "CLK": "input", "Q": "output"},
-                "connections": {"DI": [5], "CE": [6], "CLK": [7], "Q": [8]},
-            },
-        },
-    }
-    before = copy.deepcopy(module)
-    assert absorb_registers(module) == 0
-    assert module == before
 
 
 def test_a_design_without_registers_is_left_alone():
