@@ -13,7 +13,7 @@ from rich.text import Text
 from accel.compare import Comparison, Entry
 from accel.peers import scalesim
 from accel.peers.published import Figure
-from accel.terminal import describe_memory, number, one_image
+from accel.terminal import describe_memory, number, one_image, rate
 
 __all__ = ["show_comparison"]
 
@@ -55,7 +55,7 @@ def _overview(comparison: Comparison) -> Iterator[RenderableType]:
             f"{report.utilisation:.1%}",
             number(report.roofline_cycles),
             f"{report.roofline_share:.1%}",
-            f"{report.images_per_second:,.1f}",
+            rate(report.images_per_second),
             number(entry.bytes_per_image),
         )
     yield table
@@ -108,12 +108,12 @@ def _published(comparison: Comparison) -> Iterator[RenderableType]:
     def place_of(figure: Figure) -> str:
         return f"[{sources.setdefault(f'{figure.source}: {figure.kind}; {figure.counts}', len(sources) + 1)}]"
 
-    unknown = []
+    unknown: dict[str, None] = {}
     for network, group in groupby(comparison.entries, key=lambda entry: entry.report.network):
         entries = list(group)
         figures = entries[0].published()
         if not figures:
-            unknown.append(network)
+            unknown[network] = None
         for layers, alike in groupby(figures, key=lambda figure: figure.layers):
             yield _title(f"{network}{', convolutions only' if layers == 'convolutions' else ''}: published figures beside ours")
             yield _beside(entries, list(alike), place_of)

@@ -58,7 +58,7 @@ class Rounding(enum.IntEnum):
 def channel_sums(weights: npt.NDArray[np.int8]) -> IntArray:
     """Return the sum of each output channel's weights (its first axis). Any shape; int64 ``(channels,)`` out."""
     if weights.size and not any(weights.strides):
-        # one value stands for all, as where weights are only assumed: there may be a hundred million
+        # one value stands for all, as in a built-in network whose weights nobody asked for: there may be a hundred million
         return np.full(len(weights), int(weights.flat[0]) * weights[0].size, np.int64)
     sums: IntArray = weights.sum(axis=tuple(range(1, weights.ndim)), dtype=np.int64)
     return sums

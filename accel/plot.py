@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from accel.compare import Comparison, Entry
 from accel.config import EngineConfig
 from accel.errors import SystolithError
+from accel.program import MemoryTiming
+from accel.roofline import bus_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,7 +116,7 @@ def _draw(figure: Figure, comparison: Comparison) -> None:
     low, high = min(intensities, default=1.0) / 2, max(intensities, default=1.0) * 2
     roofs: list[_Point] = []
     for config in configs.values():
-        roofs += _roof(axes, config, comparison.timing.interval, (low, high), colours[config.name])
+        roofs += _roof(axes, config, comparison.timing, (low, high), colours[config.name])
     axes.set(xscale="log", yscale="log", xlim=(low, high))
     axes.set_xlabel("operational intensity: multiply-accumulates a byte moved")
     axes.set_ylabel("multiply-accumulates a cycle")
@@ -122,7 +124,7 @@ def _draw(figure: Figure, comparison: Comparison) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
     axes.grid(which="major", linewidth=0.4, alpha=0.5)
-    _legend(axes, configs, comparison.timing.interval, colours, markers)
+    _legend(axes, configs, comparison.timing, colours, markers)
     figure.draw_without_rendering()  # the labels need to know where everything is
     _label(figure, axes, totals, [*shown, *roofs])
 
@@ -144,9 +146,9 @@ def _scatter(axes: Axes, points: Sequence[_Point], **style: Any) -> None:
     axes.scatter([point.intensity for point in points], [point.rate for point in points], s=sizes, **{"zorder": 3, **style})
 
 
-def _roof(axes: Axes, config: EngineConfig, interval: int, ends: tuple[float, float], colour: str) -> list[_Point]:
+def _roof(axes: Axes, config: EngineConfig, timing: MemoryTiming, ends: tuple[float, float], colour: str) -> list[_Point]:
     """Draw a configuration's roof between two intensities; return points along it."""
-    slope = config.bus_bytes / interval
+    slope = float(bus_bytes(config, timing))
     low, high = ends
     steps = [low * (high / low) ** (step / _STEPS) for step in range(_STEPS + 1)]
     intensities = sorted({*steps, min(max(config.macs_per_cycle / slope, low), high)})
@@ -155,11 +157,15 @@ def _roof(axes: Axes, config: EngineConfig, interval: int, ends: tuple[float, fl
     return [_Point(intensity=x, rate=y, weight=0.0) for x, y in zip(intensities, rates, strict=True)]
 
 
-def _legend(axes: Axes, configs: dict[str, EngineConfig], interval: int, colours: dict[str, str], markers: dict[str, str]) -> None:
+def _legend(
+    axes: Axes, configs: dict[str, EngineConfig], timing: MemoryTiming, colours: dict[str, str], markers: dict[str, str]
+) -> None:
     from matplotlib.lines import Line2D
 
     lines = [
-        Line2D([], [], color=colours[name], label=f"{name}: {c.rows} x {c.columns} MACs, {c.bus_bytes / interval:g} bytes a cycle")
+        Line2D(
+            [], [], color=colours[name], label=f"{name}: {c.rows} x {c.columns} MACs, {float(bus_bytes(c, timing)):g} bytes a cycle"
+        )
         for name, c in configs.items()
     ]
     shapes = [Line2D([], [], linestyle="", marker=marker, color="#777777", label=name) for name, marker in markers.items()]

@@ -14,10 +14,11 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
+from accel.config import EngineConfig
 from accel.graph import Conv2D, Network
 from accel.program import MemoryTiming, Program
 
-__all__ = ["layer_bounds", "layer_bytes", "layer_convs", "total_cycles"]
+__all__ = ["bus_bytes", "layer_bounds", "layer_bytes", "layer_convs", "total_cycles"]
 
 
 def layer_bytes(network: Network, conv: Conv2D, batch: int = 1) -> int:
@@ -31,16 +32,21 @@ def layer_bounds(network: Network, program: Program, timing: MemoryTiming | None
 
     Of ``timing`` only the cycles a beat count: a latency can be hidden.
     """
-    interval = (timing or MemoryTiming()).interval
     config, batch = program.config, program.batch
+    bandwidth = bus_bytes(config, timing or MemoryTiming())
     bounds = []
     for layer, conv in zip(program.layers, layer_convs(network, program), strict=True):
         bound = Fraction(0)
         if conv is not None:
             compute = Fraction(batch * layer.macs, config.macs_per_cycle)
-            bound = max(compute, Fraction(interval * layer_bytes(network, conv, batch), config.bus_bytes))
+            bound = max(compute, layer_bytes(network, conv, batch) / bandwidth)
         bounds.append(bound)
     return tuple(bounds)
+
+
+def bus_bytes(config: EngineConfig, timing: MemoryTiming) -> Fraction:
+    """Return the bytes that memory gives or takes in a cycle. That of a micro engine is its own, and takes no longer."""
+    return Fraction(config.bus_bytes, 1 if config.micro else timing.interval)
 
 
 def layer_convs(network: Network, program: Program) -> tuple[Conv2D | None, ...]:

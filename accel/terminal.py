@@ -31,6 +31,7 @@ __all__ = [
     "number",
     "picture",
     "pictures",
+    "rate",
     "show_estimate",
     "show_run",
 ]
@@ -177,7 +178,7 @@ def show_estimate(console: Console, report: EstimateReport) -> None:
         ("memory", _memory(report)),
         ("cycles", f"{number(report.cycles_per_image)} an image, {report.utilisation:.1%} of {_array(report)}"),
         ("roofline", f"{number(report.roofline_cycles)} cycles, {report.roofline_share:.1%} of what the engine takes"),
-        ("speed", f"{report.images_per_second:,.1f} images/s at {report.clock:g} MHz"),
+        ("speed", f"{rate(report.images_per_second)} images/s at {report.clock:g} MHz"),
     ]
     console.print(table, "", _stall_table(report.stalls), "", _grid(rows), sep="\n")
     for note in report.notes:
@@ -242,6 +243,11 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def rate(value: float) -> str:
+    """Return images a second with one decimal, or three digits where that says too little."""
+    return f"{value:,.1f}" if value >= 10 else f"{value:.3g}"
 
 
 def _stall_table(stalls: Stalls) -> RenderableType:
@@ -344,6 +350,7 @@ class TerminalProgress:
     """A live line, gone at the end."""
 
     def __init__(self, stream: TextIO) -> None:
+        # (half as long to load as all else of it, for a line that most runs do not show)
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())

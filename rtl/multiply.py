@@ -26,7 +26,7 @@ class Multiplier(wiring.Component):
 
     ``PORTABLE`` leaves the multiplier to synthesis: DSP48E1 and SB_MAC16 absorb the registers, Gowin has a MULT9X9 for it.
     ``LOGIC`` is made of adders, for which no synthesis takes a multiplier. ``ECP5`` is a MULT18X18D, into which Yosys absorbs no
-    register: here it has its own.
+    register: here it has two of its own.
 
     Parameters
     ----------
@@ -60,13 +60,13 @@ class Multiplier(wiring.Component):
         a = Signal(signed(8), reset_less=True)
         m.d.sync += a.eq(self.i_a)
         m.d.comb += self.o_a.eq(a)
-        if self.form == Multiply.ECP5:
-            m.submodules.cell = _mult18x18d(self.i_a, self.i_b, self.i_take, self.o_product)
-            return m
         b = Signal(signed(8), reset_less=True)
-        product = Signal(signed(16), reset_less=True)
         with m.If(self.i_take):
             m.d.sync += b.eq(self.i_b)
+        if self.form == Multiply.ECP5:
+            m.submodules.cell = _mult18x18d(self.i_a, b, self.o_product)
+            return m
+        product = Signal(signed(16), reset_less=True)
         m.d.sync += product.eq(_booth(a, b) if self.form == Multiply.LOGIC else a * b)
         m.d.comb += self.o_product.eq(product)
         return m
@@ -138,11 +138,14 @@ def _booth(a: Signal, b: Signal) -> Value:
     return (multiples[0] + after(1)) + ((after(2) + (after(3) << 2)) << 2) + (negative[3] << 6)
 
 
-def _mult18x18d(a: Value, b: Value, take: Value, product: Value) -> Instance:
-    """Return a MULT18X18D with a register at each operand, b's with an enable, and one at its output.
+def _mult18x18d(a: Value, b: Value, product: Value) -> Instance:
+    """Return a MULT18X18D with a register at its first operand and one at its output.
 
     Lattice FPGA-TN-02205, "ECP5 and ECP5-5G sysDSP Usage Guide". The bytes are the highest bits of its operands, so that none of
     theirs is wired many times; their product is the highest bits of its result.
+
+    Neither has an enable, nor has the other operand a register, which would need one: Project Trellis knows no bits for which of
+    the four enables of its block a multiplier's output register goes by, so none of them may be anything but 1.
     """
     ports: dict[str, Value] = {}
     for n in range(18):
@@ -150,14 +153,12 @@ def _mult18x18d(a: Value, b: Value, take: Value, product: Value) -> Instance:
         ports[f"i_B{n}"] = b[n - 10] if n >= 10 else C(0, 1)
     for n in range(16):
         ports[f"o_P{20 + n}"] = product[n]
-    clocked = {f"p_REG_{name}_CLK": "CLK0" for name in ("INPUTA", "INPUTB", "OUTPUT")}
     return Instance(
         "MULT18X18D",
-        **clocked,
-        p_REG_INPUTB_CE="CE1",
+        p_REG_INPUTA_CLK="CLK0",
+        p_REG_OUTPUT_CLK="CLK0",
         i_CLK0=ClockSignal(),
         i_CE0=C(1),
-        i_CE1=take,
         i_RST0=C(0),
         i_SIGNEDA=C(1),
         i_SIGNEDB=C(1),

@@ -81,7 +81,7 @@ def main() -> None:
     try:
         cli(prog_name="systolith")
     finally:
-        gc.freeze()  # what is left goes with the process, and need not be looked through once more
+        gc.freeze()  # what is left goes with the process, unlooked through: all that must be closed has been, by its with
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

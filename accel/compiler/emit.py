@@ -416,7 +416,9 @@ class Emitter:
         total = map_base + self.map_bytes
         limit = self.config.memory_limit
         if total > limit:
-            raise CompileError(f"{name}: the program and its maps take {total} bytes, but addresses reach {limit} bytes")
+            raise CompileError(
+                f"{name}: the program and its maps take {total} bytes, but addresses of {self.config.name} reach {limit} bytes"
+            )
         bases = {"data": data_base, "maps": map_base}
         instructions = []
         for opcode, values, section in self._instructions:

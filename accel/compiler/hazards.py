@@ -110,6 +110,7 @@ class HazardTracker:
         """
         unit = _UNITS[opcode]
         own = self._counts[unit] + 1
+        # (comparisons and no calls of max, here and above: there are ten for each instruction)
         loads = executes = stores = 0
         fence = False
         for space, first, last in reads:

@@ -44,7 +44,7 @@ def compile_network(
     stages = [replace(stage, images=batch) for stage in fuse(network, config)]
     placement = place(network, stages, config)
     maps, map_bytes = _allocate_maps(network, stages, placement, config, batch)
-    _check_memory(network, stages, map_bytes, config)
+    _check_memory(network, stages, map_bytes, config, batch)
     chosen = [
         choose_plans(
             [found for found in (stage, windowed(stage, config)) if found is not None],
@@ -79,10 +79,7 @@ def _input_layout(tensor: Tensor, config: EngineConfig) -> tuple[int, int]:
 def _allocate_maps(
     network: Network, stages: list[Stage], placement: Placement, config: EngineConfig, batch: int
 ) -> tuple[dict[str, MemoryMap], int]:
-    """Give a place in memory to the input, the output, and every map that does not stay on chip; return them and their bytes.
-
-    Raises :class:`CompileError` when a batch of them takes more than addresses reach.
-    """
+    """Give a place in memory to the input, the output, and every map that does not stay on chip; return them and their bytes."""
     total = 0
     maps: dict[str, MemoryMap] = {}
     shapes = {network.input.name: network.input.shape} | {stage.output: stage.map_shape for stage in stages}
@@ -100,24 +97,20 @@ def _allocate_maps(
             continue
         total = align(total + batch * found.image_bytes, map_alignment(config))
         maps[name] = found
-    if batch > 1 and total > config.memory_limit:
-        raise CompileError(
-            f"{network.name}: the maps of {batch} images take {total} bytes, but addresses reach {config.memory_limit} bytes; "
-            "take a smaller batch"
-        )
     return maps, total
 
 
-def _check_memory(network: Network, stages: list[Stage], map_bytes: int, config: EngineConfig) -> None:
+def _check_memory(network: Network, stages: list[Stage], map_bytes: int, config: EngineConfig, batch: int) -> None:
     """Raise :class:`CompileError` when maps and bare weights alone take more than addresses reach.
 
     Otherwise it might take minutes to compile what is then found to be too large.
     """
     least = map_bytes + sum(stage.weights[0].size for stage in stages if stage.weights)
     if least > config.memory_limit:
+        maps, advice = ("maps", "") if batch == 1 else (f"the maps of {batch} images", "; take a smaller batch")
         raise CompileError(
-            f"{network.name}: its weights and maps take at least {least} bytes, but addresses of {config.name} reach "
-            f"{config.memory_limit} bytes"
+            f"{network.name}: its weights and {maps} take at least {least} bytes, but addresses of {config.name} reach "
+            f"{config.memory_limit} bytes{advice}"
         )
 
 

@@ -43,7 +43,7 @@ def choose_plans(
             f"{stages[0].name}: the input of one output pixel does not fit the {gap} scratchpad words that are free; "
             f"{config.name} would need more than its {config.scratchpad_words} scratchpad_words"
         )
-    found.sort()  # by cycles, and among equals by number
+    found.sort()  # by cycles, and among equals by number, which differs
     cycles, _, chosen, _ = found[0]
     near = itertools.takewhile(lambda item: item[0] <= _NEARLY * cycles, found)
     plans = dict.fromkeys(plan for _, _, stage, plan in near if stage is chosen)

@@ -70,7 +70,7 @@ def absorb_registers(module: dict[str, Any]) -> int:
 
 def _register(cells: dict[str, dict[str, Any]], loads: list[_Load], clock: list[int]) -> str | None:
     """Return the register that is all that a bit goes to, if the memory's own can take its place."""
-    if len(loads) != 1 or loads[0].port != "DI" or cells[loads[0].cell]["type"] != _REGISTER:
+    if len(loads) != 1 or loads[0].port != "DI" or cells.get(loads[0].cell, {}).get("type") != _REGISTER:
         return None
     name = loads[0].cell
     connections, parameters = cells[name]["connections"], cells[name]["parameters"]

@@ -104,7 +104,7 @@ def _read(path: Path, *, assume: bool) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # the checker is a C++ binding with a type of its own for each finding
-        _check_supported(model, path)  # what it does not know may be all that it complains about
+        _check_domains(model, path)  # what nobody can tell the output's shape of may be all that it complains about
         raise OnnxError(f"{damaged}: {one_line(error)}") from None
     constants = [(tensor.name, tensor) for tensor in model.graph.initializer]
     for node in model.graph.node:
@@ -122,18 +122,19 @@ def _read(path: Path, *, assume: bool) -> onnx.ModelProto:
     return model
 
 
-def _check_supported(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse operators that are supported neither in a quantised model nor before quantisation."""
-    for number, proto in enumerate(model.graph.node):
-        node = Node(proto, number)
-        if node.op_type not in HANDLERS and node.op_type not in _BEFORE_QUANTISATION:
-            raise Importer(name=str(path), opset=0, handlers=HANDLERS).unsupported(node)
-
-
 def _name_nodes(model: onnx.ModelProto) -> None:
     """Give nodes without a name one by their place in the file, which they keep whatever is done to the graph."""
     for number, node in enumerate(model.graph.node):
-        node.name = node.name or f"{node.op_type}_{number}"
+        if not node.name:
+            node.name = f"{node.op_type}_{number}"
+
+
+def _check_domains(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse operators that ONNX does not know, and nor do we."""
+    for number, proto in enumerate(model.graph.node):
+        known = proto.domain in ("", "ai.onnx") or (proto.domain == "com.microsoft" and proto.op_type in HANDLERS)
+        if isinstance(proto.op_type, str) and not known:
+            raise Importer(name=str(path), opset=0, handlers=HANDLERS).unsupported(Node(proto, number))
 
 
 def _is_float_outside(model: onnx.ModelProto) -> bool:
@@ -192,7 +193,10 @@ def _map_shape(dims: tuple[int, ...], *, channels_last: bool) -> Shape:
 
 def _calibrated(model: onnx.ModelProto, calibration: npt.ArrayLike | None, path: Path) -> onnx.ModelProto:
     """Return a float model quantised."""
-    _check_supported(model, path)
+    for number, proto in enumerate(model.graph.node):
+        node = Node(proto, number)
+        if node.op_type not in HANDLERS and node.op_type not in _BEFORE_QUANTISATION:
+            raise Importer(name=str(path), opset=0, handlers=HANDLERS).unsupported(node)
     if calibration is None:
         raise OnnxError(
             f"{path}: is a float model, which must be quantised first; give calibration data, "

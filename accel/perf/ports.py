@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 
 from accel.config import EngineConfig
-from accel.isa import INSTRUCTION_BYTES, Target, UnitState
-from accel.perf.timeline import BUSY, PLAIN, SHARED, Line
+from accel.isa import INSTRUCTION_BYTES, Target
+from accel.perf.timeline import BUSY, PLAIN, SHARED, WAIT_MEMORY, Line
 from accel.program import MemoryTiming
 
 __all__ = ["BURST_BEATS", "Fields", "ReadChannel", "WritePort", "left_alone", "rows_of"]
@@ -22,8 +22,6 @@ _READS = 16  # read_port.OUTSTANDING
 _TRANSFERS = 4  # write_port.TRANSFERS
 _BEATS = 16  # write_port.BEATS
 _WRITES = 8  # write_port.OUTSTANDING
-
-_WAIT_MEMORY, _WAIT_PIPELINE = int(UnitState.WAIT_MEMORY), int(UnitState.WAIT_PIPELINE)
 
 Fields = Mapping[str, int]
 
@@ -153,7 +151,7 @@ class ReadChannel:
                 count = min(self._row_left, (self.bus - self._at) // element)
                 self._at = 0
                 self._row_left -= count
-            self._line.until(held, _WAIT_MEMORY)
+            self._line.until(held, WAIT_MEMORY)
             if self.first < 0:
                 self.first = held + (to_scratchpad and count > 0 and left_alone(held, self._share))
             if to_scratchpad and count:
@@ -187,10 +185,10 @@ class ReadChannel:
             sent.append(taken)
         if count := len(sent):
             finished.extend(done + (burst + 1) * span for burst in range(max(0, count - _READS), count))
-            self._line.until(done + interval + 1, _WAIT_MEMORY)
+            self._line.until(done + interval + 1, WAIT_MEMORY)
             self._ready = self._delivered = done + count * span
             self._released = self._delivered + 1
-            kind = PLAIN[BUSY] if interval == 1 else (BUSY, _WAIT_MEMORY, interval, 1, (done + 1) % interval)
+            kind = PLAIN[BUSY] if interval == 1 else (BUSY, WAIT_MEMORY, interval, 1, (done + 1) % interval)
             self._line.weave(self._released + 1, kind)
             self._part = (self._part + count * BURST_BEATS) % parts
         return sent
@@ -205,15 +203,15 @@ class ReadChannel:
         line = self._line
         if not to_scratchpad:
             # a beat a cycle, or as memory has them
-            line.until(max(ready, self._delivered + 1) + 1, _WAIT_MEMORY)
+            line.until(max(ready, self._delivered + 1) + 1, WAIT_MEMORY)
             if self.interval == 1:
                 line.until(line.reached + beats, BUSY)
             else:
                 late = min(beats, max(0, -(-(self._delivered + 1 - ready) // (self.interval - 1))))
                 line.until(line.reached + late, BUSY)
                 if late < beats:
-                    line.until(ready + late * self.interval + 1, _WAIT_MEMORY)
-                    line.weave(last_ready + 2, (BUSY, _WAIT_MEMORY, self.interval, 1, line.reached % self.interval))
+                    line.until(ready + late * self.interval + 1, WAIT_MEMORY)
+                    line.weave(last_ready + 2, (BUSY, WAIT_MEMORY, self.interval, 1, line.reached % self.interval))
             self._delivered = max(last_ready, self._delivered + beats)
             self._released = self._delivered + 1
         elif parts == 1 and self.interval == 1:
@@ -226,7 +224,7 @@ class ReadChannel:
             last_made = made + beats - 1
             if _slot(first + 1, share) > made or _slot(last + 1, share) > last_made:
                 return 0
-            line.until(max(first, self._released) + 1, _WAIT_MEMORY)
+            line.until(max(first, self._released) + 1, WAIT_MEMORY)
             self._delivered = max(last, _slot_cycle(last_made - 1, share))
             self._released = self._emit(_slot_cycle(made, share), beats)
             line.weave(self._released + 1, SHARED[share])

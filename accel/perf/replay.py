@@ -12,7 +12,7 @@ import numpy as np
 from accel.config import QUEUE_DEPTH, EngineConfig
 from accel.isa import INSTRUCTION_BYTES, UNORDERED, Opcode, Operation, Target, UnitState
 from accel.perf.ports import BURST_BEATS, Fields, ReadChannel, WritePort, rows_of
-from accel.perf.timeline import BUSY, IDLE, Estimate, Line
+from accel.perf.timeline import BUSY, IDLE, WAIT_MEMORY, WAIT_PIPELINE, Estimate, Line
 from accel.program import TELL_EVERY, MemoryTiming, Program
 
 __all__ = ["REVISIT", "Replay"]
@@ -38,8 +38,7 @@ _Process = Generator["int | None", None, None]
 """Yields the cycle in which it goes on, or None to wait for news."""
 
 _WAIT_LOAD, _WAIT_EXECUTE, _WAIT_STORE = int(UnitState.WAIT_LOAD), int(UnitState.WAIT_EXECUTE), int(UnitState.WAIT_STORE)
-_WAIT_MEMORY, _WAIT_WEIGHTS = int(UnitState.WAIT_MEMORY), int(UnitState.WAIT_WEIGHTS)
-_WAIT_PIPELINE = int(UnitState.WAIT_PIPELINE)
+_WAIT_WEIGHTS = int(UnitState.WAIT_WEIGHTS)
 
 
 class _Unit:
@@ -277,8 +276,8 @@ class Replay:
             line.until(self.ordered_from(orders, 1), _WAIT_EXECUTE)
             line.until(self.ordered_from(orders, 2), _WAIT_STORE)
             line.until(self.ordered_from(orders, 0), _WAIT_LOAD)
-            line.until(begin, _WAIT_MEMORY)
-            line.until(begin + 2, _WAIT_PIPELINE)
+            line.until(begin, WAIT_MEMORY)
+            line.until(begin + 2, WAIT_PIPELINE)
             if load["target"] == Target.FILL:
                 unit.popped.append(begin)
                 free = begin + 1
@@ -383,19 +382,19 @@ class Replay:
             line.until(self.ordered_from(orders, 2), _WAIT_STORE)
             line.until(self.ordered_from(orders, 1), _WAIT_EXECUTE)
             line.until(filling + rows, _WAIT_WEIGHTS)
-            line.until(first, _WAIT_PIPELINE)
+            line.until(first, WAIT_PIPELINE)
             if passes == 1 or pixels == period:
                 line.until(last_pixel + 1, BUSY)
             elif rows == period:
                 line.weave(last_pixel + 1, (BUSY, _WAIT_WEIGHTS, period, pixels, first % period))
             elif rows <= pixels:
-                line.weave(last_pixel + 1, (BUSY, _WAIT_PIPELINE, period, pixels, first % period))
+                line.weave(last_pixel + 1, (BUSY, WAIT_PIPELINE, period, pixels, first % period))
             else:
                 for start in range(first, last_pass + 1, period):
                     line.until(start + pixels, BUSY)
                     if start < last_pass:
                         line.until(start + rows, _WAIT_WEIGHTS)
-                        line.until(start + period, _WAIT_PIPELINE)
+                        line.until(start + period, WAIT_PIPELINE)
             if array:
                 pulse = last_pixel + rows + columns + 8
             else:
@@ -490,8 +489,8 @@ class Replay:
             while line.reached < cycle:
                 while until + 1 < line.reached:
                     since, until = next(refused, (_NEVER, _NEVER))
-                line.until(min(since + 1, cycle), _WAIT_PIPELINE)
-                line.until(min(until + 2, cycle), _WAIT_MEMORY)
+                line.until(min(since + 1, cycle), WAIT_PIPELINE)
+                line.until(min(until + 2, cycle), WAIT_MEMORY)
 
         written = 0  # the cycle from which all results of earlier instructions are written
         for issue in self.issues:
@@ -501,7 +500,7 @@ class Replay:
             line.until(self.ordered_from(issue.orders, 0), _WAIT_LOAD)
             line.until(self.ordered_from(issue.orders, 2), _WAIT_STORE)
             hold(issue.begin + 1)
-            line.until(int(self.started[issue.position]), _WAIT_MEMORY)
+            line.until(int(self.started[issue.position]), WAIT_MEMORY)
             for start, end in issue.held:
                 line.until(start, BUSY)
                 hold(end)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from accel.isa import MAX_SHARE_LOG2, UnitState
 
-__all__ = ["BUSY", "IDLE", "PLAIN", "SHARED", "Cycles", "Estimate", "Line", "Timeline"]
+__all__ = ["BUSY", "IDLE", "PLAIN", "SHARED", "WAIT_MEMORY", "WAIT_PIPELINE", "Cycles", "Estimate", "Line", "Timeline"]
 
 Cycles = npt.NDArray[np.int64]
 
@@ -85,7 +85,7 @@ class Estimate:
 
 
 IDLE, BUSY = int(UnitState.IDLE), int(UnitState.BUSY)
-_WAIT_PIPELINE = int(UnitState.WAIT_PIPELINE)
+WAIT_MEMORY, WAIT_PIPELINE = int(UnitState.WAIT_MEMORY), int(UnitState.WAIT_PIPELINE)
 
 #: state, other, period, width, origin of a :class:`Timeline`
 _Kind = tuple[int, int, int, int, int]
@@ -93,7 +93,7 @@ _Kind = tuple[int, int, int, int, int]
 PLAIN: list[_Kind] = [(state, state, 1, 1, 0) for state in UnitState]
 #: Elements made for the scratchpad, but for the output stage's share: by ``share_log2``.
 SHARED: list[_Kind] = [PLAIN[BUSY]]
-SHARED += [(BUSY, _WAIT_PIPELINE, 1 << share, (1 << share) - 1, 0) for share in range(1, MAX_SHARE_LOG2 + 1)]
+SHARED += [(BUSY, WAIT_PIPELINE, 1 << share, (1 << share) - 1, 0) for share in range(1, MAX_SHARE_LOG2 + 1)]
 
 
 class Line:
@@ -123,8 +123,7 @@ class Line:
     def timeline(self) -> Timeline:
         """Return what has become of it."""
         begins = np.array(self._begins, np.int64)
-        kinds = np.array(list(self._kinds), np.int64)[self._numbers]
-        states, others, periods, widths, origins = kinds.reshape(-1, 5).T
+        states, others, periods, widths, origins = np.array(list(self._kinds), np.int64)[self._numbers].T
         return Timeline(
             begins=begins,
             ends=np.append(begins[1:], self.reached),

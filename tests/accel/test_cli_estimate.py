@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from accel import perf
+from accel import perf, roofline
 from accel.compiler import compile_network
 from accel.config import PRESETS
 from accel.frontends import load_network
@@ -58,12 +58,14 @@ def test_stalls_are_those_of_a_run() -> None:
 @pytest.mark.parametrize(("latency", "interval"), [(20, 1), (100, 3)])
 def test_cycles_are_the_models(latency: int, interval: int) -> None:
     values = estimate("dscnn", "--config", "small", "--memory-latency", f"{latency}", "--memory-interval", f"{interval}")
-    program = compile_network(load_network("dscnn"), PRESETS["small"])
-    expected = perf.estimate(program, MemoryTiming(latency=latency, interval=interval)).cycles
+    network, timing = load_network("dscnn"), MemoryTiming(latency=latency, interval=interval)
+    program = compile_network(network, PRESETS["small"])
+    expected = perf.estimate(program, timing).cycles
     assert values["memory"] == {"latency": latency, "interval": interval, "stall_seed": None}
     assert values["total_cycles"] == values["cycles_per_image"] == expected
     assert sum(layer["cycles"] for layer in values["layers"]) == expected
     assert values["utilisation"] == program.macs / (16 * expected)
+    assert values["roofline_cycles"] == roofline.total_cycles(roofline.layer_bounds(network, program, timing))
     assert values["roofline_share"] == values["roofline_cycles"] / expected
 
 

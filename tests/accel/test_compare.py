@@ -217,6 +217,8 @@ def test_published_figures_in_the_table() -> None:
     for word in ("fpgaConvNet, ZedBoard", "58,813", "MAC-cycles", "TPU v1", "[1] MLPerf Tiny v1.1", "measured"):
         assert word in text, word
     assert "no figures are known here for lenet5" in text
+    alone = call_cli("compare", "lenet5", "--peer", "published").stdout
+    assert "MAC-cycles" not in alone
     assert max(len(line) for line in text.splitlines()) <= 100
 
 

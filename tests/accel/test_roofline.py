@@ -10,7 +10,7 @@ import pytest
 
 from accel import roofline
 from accel.compiler import compile_network
-from accel.config import PRESETS
+from accel.config import DESIGNS, PRESETS
 from accel.frontends import load_network
 from accel.graph import Conv2D, Network
 from accel.program import MemoryTiming
@@ -59,6 +59,12 @@ def test_a_slow_memory_takes_its_cycles_for_each_beat() -> None:
     conv1, *_, fc3 = zip(at_once, slow, strict=True)
     assert conv1 == (compute(117_600, "large"), move("large", 7 * (5 * 5 * 6 + 32 * 32 + 28 * 28 * 6)))
     assert fc3[1] == 7 * fc3[0]
+
+
+def test_a_micro_engine_has_a_memory_of_its_own() -> None:
+    network = load_network("lenet5")
+    program = compile_network(network, DESIGNS["micro"])
+    assert roofline.layer_bounds(network, program, MemoryTiming(interval=7)) == roofline.layer_bounds(network, program)
 
 
 def test_the_total_is_in_whole_cycles() -> None:

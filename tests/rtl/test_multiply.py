@@ -1,6 +1,7 @@
 """Every form of multiplier, as the synthesis of its family makes it, on the vendor's model of the cell: all operands there are."""
 
 import importlib.util
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -128,19 +129,29 @@ def test_a_multiplier_that_is_wrong_is_found() -> None:
     assert wrong_products(broken, bits=24) == (1 << 24, negative << 8)
 
 
-#: What a multiplier becomes: its cell, and the flip-flops beside it. ``o_a`` takes eight of them.
+#: What a multiplier becomes: its cell, and the flip-flops beside it. ``o_a`` takes eight of them, of ECP5's the second operand too.
 CELLS = {
     (Multiply.PORTABLE, "ecp5"): ({"MULT18X18D": 1}, 32),
     (Multiply.PORTABLE, "xilinx"): ({"DSP48E1": 1}, 8),
     (Multiply.PORTABLE, "ice40"): ({"SB_MAC16": 1}, 8),
     (Multiply.PORTABLE, "gowin"): ({"MULT9X9": 1}, 32),
-    (Multiply.ECP5, "ecp5"): ({"MULT18X18D": 1}, 8),
+    (Multiply.ECP5, "ecp5"): ({"MULT18X18D": 1}, 16),
     (PAIR, "xilinx"): ({"DSP48E1": 1}, 8),
     (Multiply.LOGIC, "ecp5"): ({}, 32),
     (Multiply.LOGIC, "xilinx"): ({}, 32),
     (Multiply.LOGIC, "ice40"): ({}, 32),
     (Multiply.LOGIC, "gowin"): ({}, 32),
 }
+
+
+@pytest.mark.parametrize("form", [Multiply.PORTABLE, Multiply.ECP5])
+def test_no_multiplier_of_ecp5_has_an_enable(form: Multiply) -> None:
+    """Nobody knows by which of its block's four enables a product's register goes, so none may be anything but 1."""
+    design = json.loads(netlist(form, "ecp5").file.read_text(encoding="utf-8"))
+    cells = [cell for module in design["modules"].values() for cell in module["cells"].values() if cell["type"] == "MULT18X18D"]
+    assert len(cells) == 1
+    enables = {name: bits for name, bits in cells[0]["connections"].items() if name.startswith("CE")}
+    assert all(bits == ["1"] for bits in enables.values())
 
 
 @pytest.mark.parametrize(("form", "family"), CELLS)

@@ -90,5 +90,7 @@ def test_batches_of_no_sense_are_refused(batch: int) -> None:
 
 
 def test_a_batch_that_addresses_do_not_reach_is_refused() -> None:
-    with pytest.raises(CompileError, match=r"^vgg16: the maps of 1000 images take \d+ bytes, .*; take a smaller batch$"):
+    with pytest.raises(
+        CompileError, match=r"^vgg16: its weights and the maps of 1000 images take at least \d+ bytes, .*; take a smaller batch$"
+    ):
         compile_network(load_network("vgg16", assume=True), PRESETS["large"], batch=1000)

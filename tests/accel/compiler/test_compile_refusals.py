@@ -100,7 +100,9 @@ def test_more_memory_than_addresses_reach(monkeypatch: pytest.MonkeyPatch) -> No
         compile_network(small, BASE)
     least = int(re.search(early, str(caught.value))[1])
     monkeypatch.setattr("accel.config.EngineConfig.memory_limit", least)
-    with pytest.raises(CompileError, match=rf"^net: the program and its maps take \d+ bytes, but addresses reach {least} bytes$"):
+    with pytest.raises(
+        CompileError, match=rf"^net: the program and its maps take \d+ bytes, but addresses of base reach {least} bytes$"
+    ):
         compile_network(small, BASE)
 
 

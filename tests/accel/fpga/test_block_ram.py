@@ -87,6 +87,14 @@ def test_each_bit_of_the_register_is_the_memory_s_at_the_same_place(width):
     assert [outputs[place] for place in places] == module["ports"]["q"]["bits"]
 
 
+def test_an_output_may_have_any_name():
+    verilog = (
+        memory(36, "q <= word ^ d;", "word").replace("o,", "DI,").replace(" o\n", " DI\n").replace("assign o =", "assign DI =")
+    )
+    assert "output [35:0] DI" in verilog
+    assert modes(verilog)[0] == {("NOREG", "NOREG")}
+
+
 def test_a_design_without_registers_is_left_alone():
     netlist = synthesise("module gate (input a, b, output y); assign y = a & b; endmodule", "gate", DEVICE)
     assert "TRELLIS_FF" not in netlist.cells

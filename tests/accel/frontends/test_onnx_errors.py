@@ -57,7 +57,7 @@ def test_missing_file(tmp_path: Path) -> None:
         load_network(str(tmp_path / "absent.onnx"))
 
 
-@pytest.mark.parametrize(("operator", "domain"), [("LSTM", ""), ("Sharpen", "com.example")])
+@pytest.mark.parametrize(("operator", "domain"), [("LSTM", ""), ("Sharpen", "com.example"), ("Conv", "com.example")])
 def test_an_operator_that_hides_the_shape_of_the_output(bench: Any, operator: str, domain: str) -> None:
     sizes = {"hidden_size": 4} if operator == "LSTM" else {}
     weights = [numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in (("w", (1, 16, 8)), ("r", (1, 16, 4)))]
@@ -72,6 +72,27 @@ def test_an_operator_that_hides_the_shape_of_the_output(bench: Any, operator: st
     opsets = [helper.make_opsetid("", 13), *([helper.make_opsetid(domain, 1)] if domain else [])]
     text = refusal(bench, helper.make_model(graph, opset_imports=opsets, ir_version=8))
     assert text.startswith(f"{operator} 'odd': the operator is not supported; ")
+
+
+@pytest.mark.parametrize("field", [b"env", b"Conv"])
+def test_a_name_that_is_no_text(bench: Any, field: bytes) -> None:
+    """Of a node: its name, and its operator."""
+    data = conv_model(bench).proto().SerializeToString()
+    node = data.index(b"conv" if field == b"env" else b"Conv")
+    path = bench.folder / "model.onnx"
+    path.write_bytes(data[:node] + b"\xff" + data[node + 1 :])
+    with pytest.raises(SystolithError, match=r"model\.onnx: is not an ONNX model, or is cut off") as caught:
+        load_onnx(path)
+    assert "not supported" not in str(caught.value)
+
+
+def test_what_the_checker_finds_is_not_put_down_to_a_constant(bench: Any) -> None:
+    """A constant may be computed by operators that nothing else may use."""
+    model = conv_model(bench)
+    model.nodes.insert(0, helper.make_node("Sqrt", [model.constant(np.float32(4))], ["two"], "fold"))
+    assert bench.load(model.proto()).macs
+    model.nodes[-3].attribute.append(helper.make_attribute("strdies", [1, 1]))
+    assert "strdies" in refusal(bench, model)
 
 
 def test_nodes_without_names_are_called_the_same_by_estimate_and_run(bench: Any) -> None:
