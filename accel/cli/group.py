@@ -81,7 +81,7 @@ def main() -> None:
     try:
         cli(prog_name="systolith")
     finally:
-        gc.freeze()  # what is left goes with the process, unlooked through: all that must be closed has been, by its with
+        gc.freeze()  # what is left goes with the process, without another look: what must be closed, a `with` has closed
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

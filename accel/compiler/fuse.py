@@ -140,10 +140,14 @@ def _pooled(stage: Stage, op: MaxPool, shape: Shape) -> Stage:
 
 
 def _check_features(op: Operator, config: EngineConfig) -> None:
+    def cure(field: str) -> str:
+        """Return what to do about a feature that is missing."""
+        return "take a configuration that is no micro engine" if config.micro else f"set {field} = true"
+
     if (isinstance(op, Lookup) or (isinstance(op, Conv2D) and op.table is not None)) and not config.tables:
-        raise CompileError(f"{op.name}: needs an activation table, but {config.name} is built without them; set tables = true")
+        raise CompileError(f"{op.name}: needs an activation table, but {config.name} is built without them; {cure('tables')}")
     if isinstance(op, Add) and not config.elementwise:
-        raise CompileError(f"{op.name}: adds two maps, but {config.name} is built without operand tables; set elementwise = true")
+        raise CompileError(f"{op.name}: adds two maps, but {config.name} is built without operand tables; {cure('elementwise')}")
     factors: list[tuple[int, int]] = []
     rounding = Rounding.DOUBLE_AWAY
     if isinstance(op, Conv2D | Add | AveragePool):

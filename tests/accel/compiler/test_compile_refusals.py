@@ -8,7 +8,7 @@ import pytest
 
 from accel import golden
 from accel.compiler import CompileError, compile_network
-from accel.config import PRESETS
+from accel.config import DESIGNS, PRESETS
 from accel.emulator import Emulator
 from accel.graph import Add, AveragePool, Conv2D, Lookup, MaxPool, Network, Operator, Requantisation, Tensor, Window
 from accel.numerics import Rounding
@@ -47,6 +47,10 @@ def check(net: Network, **features: bool) -> None:
     assert np.array_equal(Emulator().run(program, list(images)).outputs, golden.run(net, images))
 
 
+#: An operand table.
+TABLE = np.arange(256, dtype=np.int32) * 1000
+
+
 def test_tables() -> None:
     for op in (
         Lookup(name="sigmoid1", inputs=("in",), output="out", table=IDENTITY_TABLE),
@@ -59,9 +63,19 @@ def test_tables() -> None:
             compile_network(network(op), replace(BASE, tables=False))
 
 
+def test_a_micro_engine_cannot_be_built_with_what_it_lacks() -> None:
+    for op in (
+        Lookup(name="one", inputs=("in",), output="out", table=IDENTITY_TABLE),
+        Add(name="one", inputs=("in", "in"), output="out", tables=(TABLE, TABLE), requantisation=requantisation(1 << 30, -9)),
+    ):
+        with pytest.raises(
+            CompileError, match=r"^one: .* micro is built without .*; take a configuration that is no micro engine$"
+        ):
+            compile_network(network(op), DESIGNS["micro"])
+
+
 def test_elementwise() -> None:
-    table = np.arange(256, dtype=np.int32) * 1000
-    add = Add(name="add1", inputs=("in", "in"), output="out", tables=(table, table), requantisation=requantisation(1 << 30, -9))
+    add = Add(name="add1", inputs=("in", "in"), output="out", tables=(TABLE, TABLE), requantisation=requantisation(1 << 30, -9))
     check(network(add))
     with pytest.raises(
         CompileError, match=r"^add1: adds two maps, but base is built without operand tables; set elementwise = true$"
