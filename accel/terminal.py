@@ -350,7 +350,7 @@ class TerminalProgress:
     """A live line, gone at the end."""
 
     def __init__(self, stream: TextIO) -> None:
-        # (half as long to load as all else of it, for a line that most runs do not show)
+        # (loaded where a line is live, and not where progress goes into a log)
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())

@@ -127,11 +127,7 @@ class HazardTracker:
                 x, y, z = self._spaces[space].write(first, last, unit, own)
                 loads, executes, stores = x if x > loads else loads, y if y > executes else executes, z if z > stores else stores
         counts = self._counts
-        values = {
-            "after_load": _distance(counts[0], loads),
-            "after_execute": _distance(counts[1], executes),
-            "after_store": _distance(counts[2], stores),
-        }
+        values = dict(zip(_FIELDS, map(_distance, counts, (loads, executes, stores)), strict=True))
         values[_FIELDS[unit]] = UNORDERED
         if fence:
             values["fence"] = 1

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from accel.fpga.errors import FpgaError
+from accel.fpga.tools import ALL_TOOLS
 
 __all__ = ["BOARDS", "KINDS", "Board", "Device", "Pin", "load_board", "parse_device"]
 
@@ -133,10 +134,7 @@ def load_board(name: str) -> Board:
             warnings.simplefilter("ignore", DeprecationWarning)  # of definitions older than the Amaranth that reads them
             platform = getattr(importlib.import_module(f"amaranth_boards.{module}"), attribute)()
     except ModuleNotFoundError:
-        raise FpgaError(
-            "amaranth-boards is not installed; `pip install amaranth-boards` brings it, "
-            "and `pip install -e '.[fpga]'` in the repository all tools for FPGAs"
-        ) from None
+        raise FpgaError(f"amaranth-boards is not installed; `pip install amaranth-boards` brings it, and {ALL_TOOLS}") from None
     if hasattr(platform, "part"):  # Gowin: `family` names the die, which the part's number does not
         device = _gowin_die(platform.part, platform._chipdb_device)
     elif platform.device.startswith("LFE5"):

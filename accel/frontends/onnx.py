@@ -134,7 +134,12 @@ def _check_domains(model: onnx.ModelProto, path: Path) -> None:
     for number, proto in enumerate(model.graph.node):
         known = proto.domain in ("", "ai.onnx") or (proto.domain == "com.microsoft" and proto.op_type in HANDLERS)
         if isinstance(proto.op_type, str) and not known:
-            raise Importer(name=str(path), opset=0, handlers=HANDLERS).unsupported(Node(proto, number))
+            raise _unsupported(Node(proto, number), path)
+
+
+def _unsupported(node: Node, path: Path) -> OnnxError:
+    """Return the refusal of an operator before there is an importer of the graph."""
+    return Importer(name=str(path), opset=0, handlers=HANDLERS).unsupported(node)
 
 
 def _is_float_outside(model: onnx.ModelProto) -> bool:
@@ -196,7 +201,7 @@ def _calibrated(model: onnx.ModelProto, calibration: npt.ArrayLike | None, path:
     for number, proto in enumerate(model.graph.node):
         node = Node(proto, number)
         if node.op_type not in HANDLERS and node.op_type not in _BEFORE_QUANTISATION:
-            raise Importer(name=str(path), opset=0, handlers=HANDLERS).unsupported(node)
+            raise _unsupported(node, path)
     if calibration is None:
         raise OnnxError(
             f"{path}: is a float model, which must be quantised first; give calibration data, "
