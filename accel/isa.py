@@ -69,7 +69,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from accel.errors import SystolithError
@@ -326,9 +326,10 @@ def fields_of(opcode: Opcode) -> tuple[Field, ...]:
 #: The least and the greatest value of every field but the opcode; looked up, because programs have many instructions.
 _RANGES = {opcode: {f.name: (f.minimum, f.maximum) for f in fields if f.name != "opcode"} for opcode, fields in ENTRIES.items()}
 _ZEROS = {opcode: dict.fromkeys(ranges, 0) for opcode, ranges in _RANGES.items()}
+_NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Instruction:
     """One instruction: its opcode and the value of every other field; fields not given are zero.
 
@@ -336,21 +337,23 @@ class Instruction:
     """
 
     opcode: Opcode
-    values: Mapping[str, int] = field(default_factory=dict)
+    values: Mapping[str, int]
 
-    def __post_init__(self) -> None:
-        known = _RANGES[self.opcode]
-        values = {**_ZEROS[self.opcode], **self.values}
-        if len(values) > len(known):
-            unknown = next(name for name in self.values if name not in known)
-            raise IsaError(f"{self.opcode.name} has no field {unknown!r}; its fields are {', '.join(known)}")
-        for name, value in self.values.items():
+    def __init__(self, opcode: Opcode, values: Mapping[str, int] = _NOTHING) -> None:
+        known = _RANGES[opcode]
+        every = {**_ZEROS[opcode], **values}
+        if len(every) > len(known):
+            unknown = next(name for name in values if name not in known)
+            raise IsaError(f"{opcode.name} has no field {unknown!r}; its fields are {', '.join(known)}")
+        for name, value in values.items():
             minimum, maximum = known[name]
             if not minimum <= value <= maximum:
-                raise IsaError(f"{self.opcode.name}: {name} must be from {minimum} to {maximum}, not {value}")
+                raise IsaError(f"{opcode.name}: {name} must be from {minimum} to {maximum}, not {value}")
             if type(value) is not int:  # nearly all are, and a program has a hundred thousand
-                values[name] = int(value)
-        object.__setattr__(self, "values", MappingProxyType(values))
+                every[name] = int(value)
+        # (not by the generated method, which would take as long again: the fields of a frozen class)
+        object.__setattr__(self, "opcode", opcode)
+        object.__setattr__(self, "values", MappingProxyType(every))
 
     def __getitem__(self, name: str) -> int:
         return self.values[name]

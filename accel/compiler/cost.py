@@ -22,8 +22,6 @@ __all__ = [
     "reduces",
     "smallest_pass",
     "store_share",
-    "view_side",
-    "view_words",
     "weight_limit",
     "weight_words",
 ]
@@ -132,19 +130,6 @@ def weight_words(stage: Stage, config: EngineConfig) -> int:
     return _work(stage, config)[0] * config.rows if stage.weights else 0
 
 
-def view_words(stage: Stage, plan: Plan, planes: int) -> int:
-    """Return the words of the input loaded at once, at most: one view, of one input."""
-    rows = view_side(stage, 0, plan.band_rows, plan.chunk_ky)
-    columns = view_side(stage, 1, plan.band_columns, plan.chunk_kx)
-    return plan.band_images * rows * columns * min(planes, plan.chunk_planes)
-
-
-def view_side(stage: Stage, axis: int, size: int, taps: int) -> int:
-    """Return the rows (axis 0) or columns (1) of the input that so many of output read at so many taps."""
-    low, high = stage.reach(axis, 0, size, (0, taps))
-    return high - low
-
-
 def _parts(size: int, step: int) -> list[tuple[int, int]]:
     """Return ``(length, how many)`` of the pieces into which :func:`~accel.compiler.stages.spans` cuts a size."""
     count = -(-size // step)
@@ -204,7 +189,7 @@ class StageCost:
         if not self._loaded:
             return _overlapped(execute, store, load)
 
-        tall, wide = self._side(0, plan.band_rows, plan.chunk_ky), self._side(1, plan.band_columns, plan.chunk_kx)
+        tall, wide = self.view_side(0, plan.band_rows, plan.chunk_ky), self.view_side(1, plan.band_columns, plan.chunk_kx)
         planes = self.band_planes(plan.band_units)
         chunks = -(-planes // plan.chunk_planes) * -(-kernel[0] // plan.chunk_ky) * -(-kernel[1] // plan.chunk_kx)
         views = tiles * -(-units // plan.tile_units) * chunks if chunks > 1 else bands * -(-units // plan.band_units)
@@ -225,10 +210,18 @@ class StageCost:
             )
         return self._planes[band_units]
 
-    def _side(self, axis: int, size: int, taps: int) -> int:
+    def view_words(self, plan: Plan, planes: int) -> int:
+        """Return the words of the input loaded at once, at most: one view, of one input."""
+        rows = self.view_side(0, plan.band_rows, plan.chunk_ky)
+        columns = self.view_side(1, plan.band_columns, plan.chunk_kx)
+        return plan.band_images * rows * columns * min(planes, plan.chunk_planes)
+
+    def view_side(self, axis: int, size: int, taps: int) -> int:
+        """Return the rows (axis 0) or columns (1) of the input that so many of output read at so many taps."""
         key = (axis, size, taps)
         if key not in self._sides:
-            self._sides[key] = view_side(self._stage, *key)
+            low, high = self._stage.reach(axis, 0, size, (0, taps))
+            self._sides[key] = high - low
         return self._sides[key]
 
     def _tiled(self, band_lines: int, tile_rows: int, band_columns: int, tile_columns: int) -> tuple[int, int]:

@@ -201,9 +201,9 @@ class _StageLowering:
         outlook = 0.0
         for _, band, units, first, last in self._bands():
             for part, begins, ends in self._parts(band):
-                heights = self._heights(part, units, loads=True, first=first and begins, last=last and ends)
-                outlook = self._outlook(part, units, heights, loads=True, last=last and ends)
-                self.state.timeline = self._after(self.state.timeline, part, units, heights, loads=True)
+                heights, after = self._heights(part, units, loads=True, first=first and begins, last=last and ends)
+                outlook = self._outlook(after, part, heights, last=last and ends)
+                self.state.timeline = after
         self.state.timeline = before
         return outlook
 
@@ -292,8 +292,7 @@ class _StageLowering:
         """Cut a band into tiles for some units, which are the first to read its input if they ``loads``."""
         tiles = []
         for part, begins, ends in self._parts(band):
-            heights = self._heights(part, units, loads=loads, first=first and begins, last=last and ends)
-            self.state.timeline = self._after(self.state.timeline, part, units, heights, loads=loads)
+            heights, self.state.timeline = self._heights(part, units, loads=loads, first=first and begins, last=last and ends)
             line = 0
             for lines in heights:
                 tiles += [
@@ -320,8 +319,10 @@ class _StageLowering:
             return (part.first_image - 1) * height + stage.reach(0, part.top, part.bottom)[1], height
         return (part.last_image - 1) * height + stage.reach(0, 0, part.top)[1], stage.step[0]
 
-    def _heights(self, band: _Tile, units: tuple[Unit, ...], *, loads: bool, first: bool, last: bool) -> tuple[int, ...]:
-        """Return the lines of each tile of a part.
+    def _heights(
+        self, band: _Tile, units: tuple[Unit, ...], *, loads: bool, first: bool, last: bool
+    ) -> tuple[tuple[int, ...], Timeline]:
+        """Return the lines of each tile of a part, and the timeline after them.
 
         The first tiles of a stage are small where their input is still being loaded or computed; the last ones are small where the
         next stage waits for them. What is best, the timeline says.
@@ -329,8 +330,12 @@ class _StageLowering:
         stage, most = self.stage, self.plan.tile_rows
         # what is best for one band in the middle of an image is good for all of them
         key = (self.plan, len(units), band.lines, band.columns, band.first_image, loads, first, last)
-        if key in self.heights:
-            return self.heights[key]
+
+        def after(heights: tuple[int, ...]) -> Timeline:
+            return self._after(self.state.timeline, band, units, heights, loads=loads)
+
+        if (known := self.heights.get(key)) is not None:
+            return known, after(known)
         width = min(band.columns, self.plan.tile_columns) * stage.pool_words
         least = min(most, -(-max(smallest_pass(self.config), 16) // width))
         waits = loads and self.loaded > 0
@@ -338,7 +343,8 @@ class _StageLowering:
         backs = [0, 4, 1 << 16] if last else [0]
         if self.choice.taper is not None:
             front, back, scale = self.choice.taper
-            return tuple(_tapered(band.lines, most, min(most, scale * least), front if waits else 0, back if last else 0))
+            heights = tuple(_tapered(band.lines, most, min(most, scale * least), front if waits else 0, back if last else 0))
+            return heights, after(heights)
         ends = waits or last
         tallest = {-(-most // parts) for parts in ((1, 2, 4) if waits else (1, 2) if last else (1,))}
         candidates = {
@@ -348,12 +354,13 @@ class _StageLowering:
         if first and not self.loaded:
             ready = max((self._ready_lines(bottom) for bottom in self._finished_lines()), default=0) - self._first_line(band)
             candidates |= {(ready, heights[0] - ready, *heights[1:]) for heights in candidates if 0 < ready < heights[0]}
+        afters = {heights: after(heights) for heights in sorted(candidates)}
         if len(candidates) > 1:
-            best = min(sorted(candidates), key=lambda heights: self._outlook(band, units, heights, loads=loads, last=last))
+            best = min(afters, key=lambda heights: self._outlook(afters[heights], band, heights, last=last))
         else:
             best = candidates.pop()
         self.heights[key] = best
-        return best
+        return best, afters[best]
 
     def _finished_lines(self) -> list[int]:
         """Return the lines ``[0, bottom)`` of the input that are finished before its last tile is."""
@@ -369,9 +376,9 @@ class _StageLowering:
         ready = (finished - image * rows - self.stage.reach(0, 0, 0)[1]) // self.stage.step[0]
         return image * height + max(0, min(ready, height))
 
-    def _outlook(self, band: _Tile, units: tuple[Unit, ...], heights: Sequence[int], *, loads: bool, last: bool) -> float:
-        """Return when the array is through with this band and, if it is the last, with the next stage, cut in the simplest way."""
-        timeline = self._after(self.state.timeline, band, units, heights, loads=loads)
+    def _outlook(self, timeline: Timeline, band: _Tile, heights: Sequence[int], *, last: bool) -> float:
+        """Return when the array is through with a band, after which there is this timeline, and, if it is the last, with the next
+        stage, cut in the simplest way."""
         following = self.following
         if not last or following is None or self.stage.output not in following.stage.inputs:
             return timeline.halves[1] if last and following is None else timeline.execute

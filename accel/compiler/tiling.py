@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from accel.compiler.cost import StageCost, fits_weight_memory, view_side, view_words
+from accel.compiler.cost import StageCost, fits_weight_memory
 from accel.compiler.errors import CompileError
 from accel.compiler.plan import Plan
 from accel.compiler.stages import Stage
@@ -114,8 +114,8 @@ def _loaded_plans(stage: Stage, config: EngineConfig, cost: StageCost, share: in
     height, width, _ = stage.shape
     whole = _whole(stage, config)
     found = False
-    tall = [(rows, view_side(stage, 0, rows, whole.chunk_ky)) for rows in _fractions(height)]
-    wide = [(columns, view_side(stage, 1, columns, whole.chunk_kx)) for columns in _halves(width)]
+    tall = [(rows, cost.view_side(0, rows, whole.chunk_ky)) for rows in _fractions(height)]
+    wide = [(columns, cost.view_side(1, columns, whole.chunk_kx)) for columns in _halves(width)]
     for band_units in _fractions(len(stage.units)):
         planes = cost.band_planes(band_units)
         for (band_rows, view_rows), (band_columns, view_columns) in itertools.product(tall, wide):
@@ -126,13 +126,19 @@ def _loaded_plans(stage: Stage, config: EngineConfig, cost: StageCost, share: in
                 found = True
                 lines = band_images if stage.is_stacked else band_rows
                 for rows, columns in tile_sizes(stage, config, lines, band_columns):
-                    yield whole._replace(
+                    # (no _replace, which takes three times as long: these are thousands)
+                    yield Plan(
                         band_images=band_images,
                         band_rows=band_rows,
                         band_columns=band_columns,
                         band_units=band_units,
                         tile_rows=rows,
                         tile_columns=columns,
+                        tile_units=whole.tile_units,
+                        chunk_planes=whole.chunk_planes,
+                        chunk_ky=whole.chunk_ky,
+                        chunk_kx=whole.chunk_kx,
+                        units_outer=whole.units_outer,
                     )
         if found and planes == cost.band_planes(1):
             break
@@ -162,20 +168,20 @@ def _chunked_plans(stage: Stage, config: EngineConfig, cost: StageCost, share: i
                     tile_units=tile_units,
                     band_units=tile_units,
                 )
-                if (chunk := _chunk(stage, plan, cost.band_planes(tile_units), share)) is not None:
+                if (chunk := _chunk(stage, plan, cost, share)) is not None:
                     yield chunk
 
 
-def _chunk(stage: Stage, plan: Plan, planes: int, share: int) -> Plan | None:
+def _chunk(stage: Stage, plan: Plan, cost: StageCost, share: int) -> Plan | None:
     """Cut planes, then kernel rows, then kernel columns, until two views fit the share (or at least one)."""
+    plane = cost.view_words(plan, 1)
     for budget in (share // 2, share):
-        plane = view_words(stage, plan._replace(chunk_planes=1), 1)
         if plane <= budget:
-            return plan._replace(chunk_planes=min(planes, budget // plane))
+            return plan._replace(chunk_planes=min(cost.band_planes(plan.band_units), budget // plane))
         kernel = stage.window.kernel
         smaller = [plan._replace(chunk_planes=1, chunk_ky=count) for count in range(kernel[0] - 1, 0, -1)]
         smaller += [plan._replace(chunk_planes=1, chunk_ky=1, chunk_kx=count) for count in range(kernel[1] - 1, 0, -1)]
         for cut in smaller:
-            if view_words(stage, cut, 1) <= budget:
+            if cost.view_words(cut, 1) <= budget:
                 return cut
     return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from accel.config import EngineConfig
@@ -37,8 +37,7 @@ class TileWork(NamedTuple):
     words: int
 
 
-@dataclass(frozen=True, slots=True)
-class Timeline:
+class Timeline(NamedTuple):
     """``load``, ``execute``, ``store``: when each is through with what it has begun. ``halves``: when the accumulator halves were
     drained, the one to be filled next first. ``rows``: for a map, how many of its first rows are finished, ever more, and when."""
 
@@ -47,7 +46,7 @@ class Timeline:
     execute: float = 0.0
     store: float = 0.0
     halves: tuple[float, float] = (0.0, 0.0)
-    rows: Mapping[str, tuple[list[int], list[float]]] = field(default_factory=dict)
+    rows: Mapping[str, tuple[list[int], list[float]]] = MappingProxyType({})
 
     def finished(self, tensor: str, bottom: int) -> float:
         """Return when rows ``[0, bottom)`` of a map are in the scratchpad; 0 for one that this timeline has not seen."""

@@ -282,11 +282,8 @@ def rows_of(load: Fields) -> Iterator[int]:
 
 def _slot(cycle: int, share: int) -> int:
     """Return the number of the first cycle from ``cycle`` on in which an element may be made for the scratchpad."""
-    if not share:
-        return cycle
-    rounds, rest = divmod(cycle, 1 << share)
-    last = (1 << share) - 1
-    return rounds * last + min(rest, last)
+    # (each round of 2**share cycles has one less, and its last cycle is the number of the next round's first)
+    return cycle - (cycle >> share) if share else cycle
 
 
 def _slot_cycle(number: int, share: int) -> int:
@@ -381,7 +378,7 @@ class WritePort:
         if count <= 0 or shown != fire + 1 or self.word_bytes != self.bus or period < self.interval:
             return 0
         # room for the beats: those that come later than a whole fifo find it because these do
-        if len(self._beats) == _BEATS:
+        if len(self._beats) == _BEATS and self._beats[-1] >= shown + period:  # else all of them have left before the first comes
             for place in range(min(count, _BEATS)):
                 if self._beats[place] >= shown + (place + 1) * period:
                     count = place

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -446,11 +446,11 @@ class Replay:
             if done < words and not to_scratchpad and not self.results:
                 issue = self._to_memory(position, store, issue, latency, done, held)
                 done = words
-            results, releases = self.results, self.releases
+            results, releases, outstanding = self.results, self.releases, self.outstanding
             for word in range(done, words):
                 for part in range(1 - pool * groups, 1):
-                    if self.outstanding < _RESULTS:
-                        self.outstanding += 1
+                    if outstanding < _RESULTS:
+                        outstanding += 1
                     else:
                         while not self._knows_credit():
                             # No more than what the last issue must wait for anyhow: what comes of that one (the queue has room) may
@@ -471,6 +471,7 @@ class Replay:
                         last = position if word == words - 1 else -1
                         results.append((issue + latency, to_scratchpad, word % n_x if to_memory else -1, last))
                     issue += 1
+            self.outstanding = outstanding
             unit.popped.append(issue - 1)
             self.ended[position] = issue - 1
             self.issues.append(_Issue(position, unit.seen[index], orders, begin, held))
@@ -542,7 +543,9 @@ class Replay:
                 break
             done = reach
         count = done * period
-        given = (start + group + latency - (group % period < swallowed) for group in range(max(0, count - _RESULTS), count))
+        given: Iterable[int] = range(start + max(0, count - _RESULTS) + latency, start + count + latency)
+        if swallowed:
+            given = (cycle - ((cycle - latency - start) % period < swallowed) for cycle in given)
         # no results wait, so when all credits come back is known; a sorted list is a heap
         self.releases[:] = sorted([*self.releases, *given])[-_RESULTS:]
         self.outstanding = len(self.releases)
@@ -555,13 +558,13 @@ class Replay:
         cycle of each is known when it is issued. Return the cycle after the last issue."""
         pool, groups, n_x = store["pool"], store["groups"], store["n_x"]
         words = n_x * store["n_y"]
-        releases, refused, port = self.releases, self.refused, self.port
+        releases, refused, port, outstanding = self.releases, self.refused, self.port, self.outstanding
         fire = self.last_fire
         for word in range(done, words):
             word_free = port.word_free
             for part in range(pool * groups):
-                if self.outstanding < _RESULTS:
-                    self.outstanding += 1
+                if outstanding < _RESULTS:
+                    outstanding += 1
                 elif (credited := heapq.heappop(releases) + 1) > issue:
                     held.append((issue, credited))
                     issue = credited
@@ -579,7 +582,7 @@ class Replay:
                         self.last_delayed = fire
                 issue += 1
             port.word(fire, word % n_x)
-        self.last_fire = fire
+        self.last_fire, self.outstanding = fire, outstanding
         self.finish(2, position, fire + 1)
         return issue
 
