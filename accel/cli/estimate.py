@@ -61,7 +61,8 @@ def estimate(
     Beside them the roofline: the fewest cycles that array and memory bus leave, each convolution and fully connected layer reading
     and writing memory once, the others (-) for nothing. Maps that stay on the chip can beat it, and a layer whose weights are
     loaded while the one before still runs.
-    Weights decide no cycle, so a float model needs no calibration data, nor weights at all.
+    Weights decide no cycle, so a float model needs no calibration data, nor weights at all. Of several configurations, one that
+    cannot run NETWORK is said on standard error, and the exit status is 2; the others are estimated all the same.
 
     \b
     Examples:
@@ -77,28 +78,36 @@ def estimate(
     timeline = output_path(trace, network, calibration, *configs) if trace is not None else None
 
     from accel import terminal
+    from accel.compiler import CompileError
     from accel.frontends import load_network
 
-    outcomes = []
+    outcomes, refusals = [], []
     with terminal.make_progress(sys.stderr) as progress:
         progress.stage(f"reading {network}")
         loaded = load_network(network, calibration=calibration, assume=True)
         for engine in engines:
-            program, estimated, outcome = _estimated(
-                progress, loaded, engine, timing=timing, batch=batch, budget=budget, clock=clock
-            )
+            try:
+                program, estimated, outcome = _estimated(
+                    progress, loaded, engine, timing=timing, batch=batch, budget=budget, clock=clock
+                )
+            except CompileError as error:
+                if len(engines) == 1:
+                    raise
+                refusals.append(f"{loaded.name} on {engine.name}: {error}")
+                continue
             outcomes.append(outcome)
             if timeline is not None:
                 progress.stage(f"writing {timeline}")
                 write_timeline(timeline, program, estimated.retired, estimated.cycles)
     if as_json:
         values = [outcome.as_dict() for outcome in outcomes]
-        emit_json(values[0] if len(values) == 1 else {"estimates": values})
-        return
-    for index, outcome in enumerate(outcomes):
-        if index:
-            emit("\n")
-        emit_rich(functools.partial(terminal.show_estimate, report=outcome))
+        emit_json(values[0] if len(engines) == 1 else {"estimates": values})
+    else:
+        for index, outcome in enumerate(outcomes):
+            if index:
+                emit("\n")
+            emit_rich(functools.partial(terminal.show_estimate, report=outcome))
+    _tell(refusals)
 
 
 @click.command()
@@ -200,8 +209,13 @@ def compare(
         emit_json(outcome.as_dict())
     else:
         emit_rich(lambda console: compare_terminal.show_comparison(console, outcome))
+    _tell([f"{refusal.network} on {refusal.config}: {refusal.reason}" for refusal in refusals])
+
+
+def _tell(refusals: Sequence[str]) -> None:
+    """Say what could not be done, after what could; the exit status is that of a refusal then."""
     for refusal in refusals:
-        click.echo(f"systolith: {refusal.network} on {refusal.config}: {refusal.reason}", err=True)
+        click.echo(f"systolith: {refusal}", err=True)
     if refusals:
         click.get_current_context().exit(2)
 

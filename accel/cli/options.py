@@ -7,7 +7,7 @@ import math
 import click
 
 from accel.cli.group import CommandError
-from accel.program import MemoryTiming
+from accel.program import MemoryTiming, ProgramError
 
 __all__ = [
     "as_json",
@@ -30,6 +30,14 @@ def _finite(context: click.Context, parameter: click.Parameter, value: float) ->
     return value
 
 
+def _check_memory(_context: click.Context, parameter: click.Parameter, value: int) -> int:
+    try:
+        MemoryTiming(**{str(parameter.name).removeprefix("memory_"): value})
+    except ProgramError as error:
+        raise CommandError(f"{parameter.opts[0]}: {error}") from None
+    return value
+
+
 network = click.argument("network")
 config = click.option(
     "--config",
@@ -48,6 +56,7 @@ memory_latency = click.option(
     default=MemoryTiming.latency,
     show_default=True,
     metavar="L",
+    callback=_check_memory,
     help="Cycles from a memory request to its first beat.",
 )
 memory_interval = click.option(
@@ -56,6 +65,7 @@ memory_interval = click.option(
     default=MemoryTiming.interval,
     show_default=True,
     metavar="K",
+    callback=_check_memory,
     help="Cycles a beat of the memory bus.",
 )
 

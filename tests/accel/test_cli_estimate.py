@@ -136,7 +136,7 @@ def test_a_model_file() -> None:
         (("lenet5", "--clock", "0"), "invalid value for '--clock'"),
         (("lenet5", "--batch", "0"), "--batch: must be at least 1 image, not 0"),
         (("lenet5", "--batch", "5000"), "lenet5: a batch must be from 1 to 1024 images, not 5000"),
-        (("lenet5", "--memory-latency", "0"), "memory latency must be from 1 to 10000, not 0"),
+        (("lenet5", "--memory-latency", "0"), "--memory-latency: memory latency must be from 1 to 10000, not 0"),
         (("lenet5", "--calibration", "x.npz"), "lenet5: is quantised already; leave the calibration data out"),
     ],
 )
@@ -146,6 +146,13 @@ def test_refusals(arguments: tuple[str, ...], sentence: str) -> None:
     assert sentence in result.stderr
     assert "Traceback" not in result.output
     assert not result.stdout
+
+
+def test_one_configuration_that_refuses_does_not_take_the_others_with_it() -> None:
+    result = call_cli("estimate", "resnet8", "--config", "micro", "--config", "base", "--json")
+    assert result.exit_code == 2
+    assert [found["config"] for found in json.loads(result.stdout)["estimates"]] == ["base"]
+    assert "systolith: resnet8 on micro: stack1.add: adds two maps, but micro" in result.stderr
 
 
 def test_random_input_is_one_image_unless_more_are_asked_for() -> None:

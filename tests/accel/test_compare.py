@@ -267,7 +267,7 @@ def test_what_one_configuration_refuses_is_said_and_the_rest_compared(tmp_path: 
         (("lenet5", str(DATA / "lenet5.onnx"), "--calibration", "{}/x.npz"), "x.npz"),
         (("lenet5", "--peer", "zigzag"), "'zigzag' is not one of 'scalesim', 'published'"),
         (("lenet5", "--clock", "0"), "invalid value for '--clock'"),
-        (("lenet5", "--memory-interval", "0"), "memory interval must be from 1 to 1000, not 0"),
+        (("lenet5", "--memory-interval", "0"), "--memory-interval: memory interval must be from 1 to 1000, not 0"),
         (("lenet5", "--plot", "{}/roof.pdf"), "roof.pdf: a plot is written as .png or .svg, not .pdf"),
         (("lenet5", "--plot", "{}/roof"), "roof: a plot is written as .png or .svg, not without an ending"),
         (("lenet5", "--plot", "{}/no/roof.png"), "no does not exist; make it first"),
