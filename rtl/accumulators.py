@@ -176,9 +176,9 @@ class Accumulators(wiring.Component):
             # comparison lies before them. A maximum is of what was there, to which nothing is added then, and a byte.
             plain = Signal(signed(32), name=f"plain_{c}", reset_less=True)
             larger = Signal(signed(17), name=f"larger_{c}", reset_less=True)
-            is_larger = Signal(name=f"is_larger_{c}", reset_less=True)
+            compares, is_larger = (Signal(name=f"{name}_{c}", reset_less=True) for name in ("compares", "is_larger"))
             total = Signal(signed(32), name=f"total_{c}")
-            m.d.comb += total.eq(Mux(is_larger, larger, plain))
+            m.d.comb += total.eq(Mux(compares & is_larger, larger, plain))
             added_to = Signal(signed(32), name=f"added_to_{c}")
             kept: Value = total & adding.forward.replicate(32)
             for half in range(2):
@@ -208,7 +208,8 @@ class Accumulators(wiring.Component):
                     plain.eq((added_to + addend)[:32].as_signed()),
                     larger.eq(bypass),
                     # (a subtraction, because a comparison becomes a tree of look-up tables, and no carry chain)
-                    is_larger.eq(adding.maximum & (added_to - bypass)[-1]),
+                    compares.eq(adding.maximum),
+                    is_larger.eq((added_to - bypass)[-1]),
                 ]
 
         m.d.sync += self.o_done.eq(chain[-1][0].last)

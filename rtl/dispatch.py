@@ -228,16 +228,16 @@ class Dispatcher(wiring.Component):
         ended = Signal()
         overrun = Signal()
         begin = Signal()
-        takes = Signal()
+        fits = kind.begin & kind.version & kind.digest
         m.d.comb += [
-            takes.eq(buffer.r_rdy & running & ~self.i_halt),
-            *(queue.i_entry.valid.eq(takes & kind[name]) for name, queue in queues.items()),
-            begin.eq(buffer.r_rdy & starting & ~self.i_halt & kind.begin & kind.version & kind.digest),
+            *(queue.i_entry.valid.eq(buffer.r_rdy & running & kind[name]) for name, queue in queues.items()),
+            begin.eq(buffer.r_rdy & starting & fits),
+            # (whether there is a head, the buffer knows itself: what is asked of a head goes a long way)
             buffer.r_en.eq(
-                begin | (takes & Cat(kind[name] & queue.i_entry.ready for name, queue in queues.items()).any()),
+                (starting & fits) | (running & Cat(kind[name] & queue.i_entry.ready for name, queue in queues.items()).any())
             ),
         ]
-        with m.If(buffer.r_en):
+        with m.If(buffer.r_en & buffer.r_rdy):
             m.d.sync += index.eq(index + 1)
             with m.If(index == (1 << ORDER_BITS) - 2):
                 m.d.sync += [overrun.eq(1), running.eq(0)]
@@ -247,7 +247,7 @@ class Dispatcher(wiring.Component):
 
         with m.If(begin):
             m.d.sync += [starting.eq(0), running.eq(1)]
-        with m.Elif(buffer.r_rdy & ~self.i_halt & (starting | running | overrun)):
+        with m.Elif(buffer.r_rdy & (starting | running | overrun)):
             with m.If(kind.error):
                 refuse(Error.READ_FAULT)
             with m.Elif(running):
@@ -261,6 +261,8 @@ class Dispatcher(wiring.Component):
                 refuse(Error.BAD_VERSION)
             with m.Else():
                 refuse(Error.BAD_DIGEST)
+        with m.If(self.i_halt):
+            m.d.sync += [starting.eq(0), running.eq(0), overrun.eq(0)]
 
         # a fault in the last answer from memory is known when all is idle, not before
         m.d.sync += self.o_done.eq(ended & all_retired & self.i_idle & ~self.i_halt)

@@ -305,7 +305,8 @@ class ExecuteUnit(wiring.Component):
         last_pass = Signal()
         m.d.comb += [
             last_pass.eq(Mux(inside, is_last, shadow_last)),
-            instruction_ends.eq(issue & pass_ends & last_pass),
+            # (issue & pass_ends & last_pass, taken apart: on it hangs what holds a whole instruction)
+            instruction_ends.eq((inside & pass_ends & is_last) | (may_begin & head.single & shadow_last)),
             handed.o_entry.ready.eq(instruction_ends),
         ]
         m.d.sync += [

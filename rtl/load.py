@@ -338,13 +338,15 @@ class LoadUnit(wiring.Component):
         with m.Else():
             m.d.comb += next_local.eq(local + (~current.parameters | (lane == config.lanes - 1)))
             m.d.comb += next_low.eq(at + current.element)
+        start = coming.word.memory_address[:6]
+        coming_at, following_at = Signal.like(at), Signal.like(at)
+        m.d.comb += [coming_at.eq(Mux(coming.whole, 0, start)), following_at.eq(Mux(current.whole, 0, next_low))]
         with m.If(moves):
-            start = coming.word.memory_address[:6]
-            m.d.sync += [local.eq(coming.word.local_address), at.eq(Mux(coming.whole, 0, start)), place.eq(start | coming.below)]
+            m.d.sync += [local.eq(coming.word.local_address), at.eq(coming_at), place.eq(start | coming.below)]
             m.d.sync += [local_row.eq(coming.word.local_address), local_plane.eq(coming.word.local_address)]
             m.d.sync += [row_low.eq(start), plane_low.eq(start)]
         with m.Elif(emit):
-            m.d.sync += [local.eq(next_local), at.eq(Mux(current.whole, 0, next_low)), place.eq(next_low | current.below)]
+            m.d.sync += [local.eq(next_local), at.eq(following_at), place.eq(next_low | current.below)]
             with m.If(row_ends):
                 m.d.sync += [local_row.eq(next_local), row_low.eq(next_low)]
             with m.If(plane_ends):
@@ -365,18 +367,27 @@ class LoadUnit(wiring.Component):
             self.o_table.value.eq(Cat(element(1), element(4)[8:])),
         ]
         for bank in range(config.rows):
-            place_of = Signal(range(size), name=f"place_{bank}")
-            index = Signal(range(size), name=f"index_{bank}")
-            with m.Switch(load.period_log2):
+            # which byte of an element the bank has, and which of the beat that is; set, as the registers above, when an instruction
+            # comes to the head
+            index, coming_index = (
+                Signal(range(config.word_bytes), name=f"{name}_{bank}", reset_less=True) for name in ("index", "coming_index")
+            )
+            with m.Switch(coming.word.period_log2):
                 for log2 in range((config.rows - 1).bit_length()):
                     with m.Case(log2):
-                        m.d.comb += index.eq(bank % (1 << log2))
+                        m.d.comb += coming_index.eq(bank % (1 << log2))
                 with m.Case(PERIOD_THREE):
-                    m.d.comb += index.eq(bank % 3)
+                    m.d.comb += coming_index.eq(bank % 3)
                 with m.Default():
-                    m.d.comb += index.eq(bank)
-            m.d.comb += place_of.eq(at | index)
-            m.d.sync += self.o_write.data[bank].eq(Mux(is_fill, load.fill_value, wide.word_select(place_of, 8)))
+                    m.d.comb += coming_index.eq(bank)
+            place_of = Signal(range(max(config.word_bytes, bus)), name=f"place_{bank}", reset_less=True)
+            with m.If(moves):
+                m.d.sync += [index.eq(coming_index), place_of.eq(coming_at | coming_index)]
+            with m.Elif(emit):
+                m.d.sync += place_of.eq(following_at | index)
+            # (no element for the scratchpad is gathered that a single beat holds)
+            source = held if config.word_bytes <= bus else wide[: 8 * config.word_bytes]
+            m.d.sync += self.o_write.data[bank].eq(Mux(is_fill, load.fill_value, source.word_select(place_of, 8)))
         weights = element(config.weight_word_bytes)
         for column in range(config.columns):
             m.d.sync += self.o_weight.data[column].eq(weights.word_select(column, 8))

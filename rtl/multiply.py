@@ -1,14 +1,15 @@
-"""Products of two bytes, in the forms that devices have for them: the one place where a vendor's cell stands."""
+"""Products, in the forms that devices have for them: the one place where a vendor's cell stands."""
 
 from __future__ import annotations
 
 from amaranth import *
+from amaranth.hdl import ShapeLike
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from accel.config import Multiply
 
-__all__ = ["Multiplier", "PairMultiplier"]
+__all__ = ["Multiplier", "PairMultiplier", "Product"]
 
 
 class Multiplier(wiring.Component):
@@ -26,7 +27,7 @@ class Multiplier(wiring.Component):
 
     ``PORTABLE`` leaves the multiplier to synthesis: DSP48E1 and SB_MAC16 absorb the registers, Gowin has a MULT9X9 for it.
     ``LOGIC`` is made of adders, for which no synthesis takes a multiplier. ``ECP5`` is a MULT18X18D, into which Yosys absorbs no
-    register: here it has two of its own.
+    register: here it has three of its own.
 
     Parameters
     ----------
@@ -64,7 +65,8 @@ class Multiplier(wiring.Component):
         with m.If(self.i_take):
             m.d.sync += b.eq(self.i_b)
         if self.form == Multiply.ECP5:
-            m.submodules.cell = _mult18x18d(self.i_a, b, self.o_product)
+            # what ``b`` is after this cycle
+            m.submodules.cell = _mult18x18d(self.i_a, Mux(self.i_take, self.i_b, b), self.o_product)
             return m
         product = Signal(signed(16), reset_less=True)
         m.d.sync += product.eq(_booth(a, b) if self.form == Multiply.LOGIC else a * b)
@@ -120,6 +122,44 @@ class PairMultiplier(wiring.Component):
         return m
 
 
+class Product(wiring.Component):
+    """The product of the ``i_a`` and ``i_b`` of two cycles ago. One a cycle.
+
+    In every form::
+
+        i_a --[a]-- * --[product]--> o_product
+        i_b --[b]---'
+
+    Parameters
+    ----------
+    form
+        ``ECP5``, a MULT18X18D with all three registers in it, or ``PORTABLE``, which leaves it to synthesis.
+    a, b
+        Shapes of the operands: of signed ones 18 bits at most, else 17.
+
+    Members
+    -------
+    i_a, i_b, o_product
+        See above. The product has the operands' bits together, and is signed if one of them is.
+    """
+
+    def __init__(self, *, form: Multiply, a: ShapeLike, b: ShapeLike) -> None:
+        self.form = form
+        a, b = Shape.cast(a), Shape.cast(b)
+        super().__init__({"i_a": In(a), "i_b": In(b), "o_product": Out(Shape(a.width + b.width, a.signed or b.signed))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        if self.form == Multiply.ECP5:
+            m.submodules.cell = _mult18x18d(self.i_a, self.i_b, self.o_product)
+            return m
+        a, b = (Signal.like(operand, name=name, reset_less=True) for operand, name in ((self.i_a, "a"), (self.i_b, "b")))
+        product = Signal.like(self.o_product, name="product", reset_less=True)
+        m.d.sync += [a.eq(self.i_a), b.eq(self.i_b), product.eq(a * b)]
+        m.d.comb += self.o_product.eq(product)
+        return m
+
+
 def _booth(a: Signal, b: Signal) -> Value:
     """Return a * b by Booth's algorithm of radix 4, b in four digits from -2 to 2 (O. L. MacSorley, "High-Speed Arithmetic in
     Binary Computers", Proc. IRE 49(1), 1961)."""
@@ -139,23 +179,27 @@ def _booth(a: Signal, b: Signal) -> Value:
 
 
 def _mult18x18d(a: Value, b: Value, product: Value) -> Instance:
-    """Return a MULT18X18D with a register at its first operand and one at its output.
+    """Return a MULT18X18D with a register at each operand and at its output.
 
-    Lattice FPGA-TN-02205, "ECP5 and ECP5-5G sysDSP Usage Guide". The bytes are the highest bits of its operands, so that none of
+    Lattice FPGA-TN-02205, "ECP5 and ECP5-5G sysDSP Usage Guide". The operands are the highest bits of its own, so that none of
     theirs is wired many times; their product is the highest bits of its result.
 
-    Neither has an enable, nor has the other operand a register, which would need one: Project Trellis knows no bits for which of
-    the four enables of its block a multiplier's output register goes by, so none of them may be anything but 1.
+    None of the registers has an enable, so what must wait is kept in front of them: Project Trellis knows no bits for which of the
+    four enables of its block a multiplier's output register goes by, so none of them may be anything but 1. Both operands have one,
+    because nextpnr takes a multiplier with one operand in a register for one without any, which is 3 ns slower.
     """
     ports: dict[str, Value] = {}
-    for n in range(18):
-        ports[f"i_A{n}"] = a[n - 10] if n >= 10 else C(0, 1)
-        ports[f"i_B{n}"] = b[n - 10] if n >= 10 else C(0, 1)
-    for n in range(16):
-        ports[f"o_P{20 + n}"] = product[n]
+    places = []
+    for name, operand in (("A", a), ("B", b)):
+        bits = operand if operand.shape().signed else Cat(operand, C(0, 1))
+        place = 18 - len(bits)
+        ports |= {f"i_{name}{n}": bits[n - place] if n >= place else C(0, 1) for n in range(18)}
+        places.append(place)
+    ports |= {f"o_P{sum(places) + n}": product[n] for n in range(len(product))}
     return Instance(
         "MULT18X18D",
         p_REG_INPUTA_CLK="CLK0",
+        p_REG_INPUTB_CLK="CLK0",
         p_REG_OUTPUT_CLK="CLK0",
         i_CLK0=ClockSignal(),
         i_CE0=C(1),

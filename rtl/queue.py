@@ -91,7 +91,7 @@ class Queue(wiring.Component):
         if places == 1:
             second = Signal(self.shape, reset_less=True)
             m.d.comb += self.o_second.eq(second)
-            with m.If(push):
+            with m.If(~full):
                 m.d.sync += second.eq(self.w_data)
             return m
 
@@ -103,7 +103,8 @@ class Queue(wiring.Component):
             self.o_second.eq(read.data),
             write.addr.eq(produce),
             write.data.eq(self.w_data),
-            write.en.eq(push),
+            # the next free place takes whatever is offered, until a push makes it an entry: so its enable is a register
+            write.en.eq(~full),
         ]
         # an entry that goes through takes a place all the same
         with m.If(push):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 from amaranth import *
 from amaranth.hdl import ShapeLike
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from accel.config import Multiply
 from accel.numerics import INT8_MAX, INT8_MIN, Rounding
+from rtl.multiply import Product
 
 __all__ = ["Requantiser", "parameter_layout", "recipe_layout", "saturate"]
 
@@ -33,8 +37,9 @@ class Requantiser(wiring.Component):
     ----------
     lanes
         Sums a cycle.
-    multiplier
-        Whether there are multipliers; without them a sum is only shifted, whatever multiplier the parameters hold.
+    multiply
+        Form of the multipliers (of :class:`rtl.multiply.Product`). Without any a sum is only shifted, whatever multiplier the
+        parameters hold.
 
     Members
     -------
@@ -48,11 +53,11 @@ class Requantiser(wiring.Component):
         int8 for each lane.
     """
 
-    LATENCY = 8
+    LATENCY = 9
 
-    def __init__(self, *, lanes: int, multiplier: bool) -> None:
+    def __init__(self, *, lanes: int, multiply: Multiply | None) -> None:
         self.lanes = lanes
-        self.multiplier = multiplier
+        self.multiply = multiply
         super().__init__(
             {
                 "i_sums": In(data.ArrayLayout(signed(32), lanes)),
@@ -65,7 +70,7 @@ class Requantiser(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         recipes: list[data.View] = [self.i_recipe]
-        for n in range(7):
+        for n in range(8):
             recipe = Signal(recipe_layout, name=f"recipe_{n}", reset_less=True)
             m.d.sync += recipe.eq(recipes[-1])
             recipes.append(recipe)
@@ -82,7 +87,7 @@ class Requantiser(wiring.Component):
 
         first_shifts = [parameter.first_shift]
         second_shifts = [parameter.second_shift]
-        for shifts, stages, name in ((first_shifts, 4, "first_shift"), (second_shifts, 6, "second_shift")):
+        for shifts, stages, name in ((first_shifts, 5, "first_shift"), (second_shifts, 7, "second_shift")):
             for n in range(stages):
                 later = register(5, f"{name}_{n}")
                 m.d.sync += later.eq(shifts[-1])
@@ -92,71 +97,71 @@ class Requantiser(wiring.Component):
         biased = register(signed(32), "biased")
         m.d.sync += biased.eq((self.i_sums[lane] + parameter.bias)[:32].as_signed())
 
-        # 2, 3: product, by way of those of the operands' halves, so that a multiplier has the way between two registers to itself
+        # 2, 3, 4: product, by way of those of the operands' halves. The way to a multiplier may be long: it has a cycle to itself.
         product = register(signed(63), "product")
-        if self.multiplier:
-            multiplier = register(31, "multiplier")
-            low, middle, cross, high = (
-                register(signed(bits), name) for bits, name in ((32, "low"), (32, "middle"), (33, "cross"), (31, "high"))
-            )
-            m.d.sync += [
-                multiplier.eq(parameter.multiplier),
-                low.eq(biased[:16] * multiplier[:16]),
-                middle.eq(biased[:16] * multiplier[16:]),
-                cross.eq(biased[16:].as_signed() * multiplier[:16]),
-                high.eq(biased[16:].as_signed() * multiplier[16:]),
-                product.eq(Cat(low, high).as_signed() + ((middle + cross) << 16)),
-            ]
+        if self.multiply is None:
+            first, second = register(signed(32), "biased_again"), register(signed(32), "biased_still")
+            m.d.sync += [first.eq(biased), second.eq(first), product.eq(second)]
         else:
-            later = register(signed(32), "biased_again")
-            m.d.sync += [later.eq(biased), product.eq(later)]
+            multiplier = register(31, "multiplier")
+            m.d.sync += multiplier.eq(parameter.multiplier)
+            products = {}
+            for upper_a, upper_b in itertools.product((False, True), repeat=2):
+                a = biased[16:].as_signed() if upper_a else biased[:16]
+                b = multiplier[16:] if upper_b else multiplier[:16]
+                part = Product(form=self.multiply, a=a.shape(), b=b.shape())
+                m.submodules[f"product_{lane}_{2 * upper_a + upper_b}"] = part
+                m.d.comb += [part.i_a.eq(a), part.i_b.eq(b)]
+                products[upper_a, upper_b] = part.o_product
+            low, inner, other, high = (products[upper] for upper in sorted(products))
+            m.d.sync += product.eq(Cat(low[:16], _sum_of_three(Cat(low[16:], high).as_signed(), inner, other)))
 
-        # 4, 5: first shift. Where it rounds, the highest of the bits that it drops is added (as good as half a step before it);
+        # 5, 6: first shift. Where it rounds, the highest of the bits that it drops is added (as good as half a step before it);
         # else any bit among them is remembered. The last bit of the distance is left to the cycle of the addition.
-        double = recipes[2].rounding == Rounding.DOUBLE_AWAY
+        double = recipes[3].rounding == Rounding.DOUBLE_AWAY
         below = register(31, "below")
         half = register(31, "half")
-        m.d.sync += [below.eq(Mux(double, 0, _below(first_shifts[2]))), half.eq(Mux(double, _half(first_shifts[2]), 0))]
+        m.d.sync += [below.eq(Mux(double, 0, _below(first_shifts[3]))), half.eq(Mux(double, _half(first_shifts[3]), 0))]
         shifted = register(signed(63), "shifted")
         carry = register(1, "carry")
         sticky = register(1, "sticky")
         m.d.sync += [
-            shifted.eq(product >> (first_shifts[3] & 0b11110)),
+            shifted.eq(product >> (first_shifts[4] & 0b11110)),
             carry.eq((product[:31] & half).any()),
             sticky.eq((product[:31] & below).any()),
         ]
         once = register(signed(64), "once")
         once_sticky = register(1, "once_sticky")
-        m.d.sync += [once.eq(Mux(first_shifts[4][0], shifted >> 1, shifted) + carry), once_sticky.eq(sticky)]
+        m.d.sync += [once.eq(Mux(first_shifts[5][0], shifted >> 1, shifted) + carry), once_sticky.eq(sticky)]
 
-        # 6: second shift, but for the last bit of its distance, keeping the bit below the point and whether anything lies below
+        # 7: second shift, but for the last bit of its distance, keeping the bit below the point and whether anything lies below
         # that. A sum beyond 42 bits is beyond the clamp, however far it is shifted.
         dropped = register(31, "dropped")
         highest = register(31, "highest")
-        m.d.sync += [dropped.eq(_below(second_shifts[4]) >> 1), highest.eq(_half(second_shifts[4]))]
+        m.d.sync += [dropped.eq(_below(second_shifts[5]) >> 1), highest.eq(_half(second_shifts[5]))]
         twice = register(signed(42), "twice")
         negative = register(1, "negative")
         huge = register(1, "huge")
         half_bit = register(1, "half_bit")
         rest = register(1, "rest")
         m.d.sync += [
-            twice.eq(once[:42].as_signed() >> (second_shifts[5] & 0b11110)),
+            twice.eq(once[:42].as_signed() >> (second_shifts[6] & 0b11110)),
             negative.eq(once[-1]),
             huge.eq(once[41:].any() & ~once[41:].all()),
             half_bit.eq((once[:31] & highest).any()),
             rest.eq((once[:31] & dropped).any() | once_sticky),
         ]
 
-        # 7: whether to round up; 10 bits hold everything that this, the zero point and the clamp can bring back into a byte. If
+        # 8: whether to round up; 10 bits hold everything that this, the zero point and the clamp can bring back into a byte. If
         # there are more, the tenth is made to differ from the sign, which is beyond the clamp.
-        fine = second_shifts[6][0]
+        fine = second_shifts[7][0]
         up = register(1, "up")
         near = register(signed(11), "near")
         # (the tenth bit counts among those above unless it is shifted down; the highest is the sign, if the sum was not huge)
         above = twice[10:-1]
         positive = ~(Cat(above, huge).any() | (twice[9] & ~fine))
         fits = Mux(negative, Cat(above, ~huge).all() & (twice[9] | fine), positive)
-        with m.Switch(recipes[6].rounding):
+        with m.Switch(recipes[7].rounding):
             with m.Case(Rounding.DOUBLE_AWAY):
                 m.d.sync += up.eq(half_bit & (rest | ~negative))
             with m.Case(Rounding.SINGLE_UP):
@@ -165,11 +170,18 @@ class Requantiser(wiring.Component):
                 m.d.sync += up.eq(half_bit & (rest | Mux(fine, twice[1], twice[0])))
         m.d.sync += near.eq(Cat(Mux(fine, twice[1:10], twice[:9]), Mux(fits, negative, ~negative), negative))
 
-        # 8: round, zero point and clamp
+        # 9: round, zero point and clamp
         byte = register(signed(8), "byte")
-        final = recipes[7]
+        final = recipes[8]
         m.d.sync += byte.eq(saturate(near + final.zero_point + up, final.minimum, final.maximum))
         return byte
+
+
+def _sum_of_three(a: Value, b: Value, c: Value) -> Value:
+    """Return ``a + b + c``, as wide as ``a``, with one chain of carries for two additions."""
+    width = len(a)
+    a, b, c = ((value | C(0, signed(width)))[:width] for value in (a, b, c))  # each extended by its sign
+    return ((a ^ b ^ c) + Cat(C(0, 1), (a & b) | (a & c) | (b & c)))[:width]
 
 
 def _below(shift: Value) -> Value:

@@ -6,7 +6,7 @@ from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from accel.config import EngineConfig
+from accel.config import EngineConfig, Multiply
 from accel.isa import Opcode, Source, UnitState
 from accel.numerics import INT8_MIN
 from rtl.accumulators import READ_LATENCY, drain_layout
@@ -139,6 +139,7 @@ class StoreUnit(wiring.Component):
         entry = self.i_entry.payload
         store = data.View(instruction_layout(Opcode.STORE), entry.word)
         active = Signal()
+        # to the memory write port, if that has to know
         announced = Signal()
         ready = Signal()
         m.d.comb += ready.eq(self.i_entry.valid & entry.orders.load.met & entry.orders.execute.met & entry.orders.store.met)
@@ -153,7 +154,7 @@ class StoreUnit(wiring.Component):
         credits = Signal(range(RESULTS + 1), init=RESULTS)
         has_credit = Signal(init=1)
         issue = Signal()
-        m.d.comb += issue.eq(active & has_credit & (announced | ~store.to_memory))
+        m.d.comb += issue.eq(active & has_credit & announced)
 
         begin = Signal()
         m.d.comb += begin.eq(ready & ~active)
@@ -168,7 +169,7 @@ class StoreUnit(wiring.Component):
         with m.If(begin):
             m.d.sync += [
                 active.eq(1),
-                announced.eq(0),
+                announced.eq(~store.to_memory),
                 accumulator.eq(store.accumulators),
                 address.eq(store.scratchpad),
                 row_address.eq(store.scratchpad),
@@ -185,7 +186,7 @@ class StoreUnit(wiring.Component):
             self.o_transfer.payload.n_x.eq(store.n_x),
             self.o_transfer.payload.n_y.eq(store.n_y),
             self.o_transfer.payload.index.eq(entry.index),
-            self.o_transfer.valid.eq(active & store.to_memory & ~announced),
+            self.o_transfer.valid.eq(active & ~announced),
         ]
         with m.If(self.o_transfer.valid & self.o_transfer.ready):
             m.d.sync += announced.eq(1)
@@ -265,7 +266,10 @@ class StoreUnit(wiring.Component):
         parameters = self._parameters(m, wanted)
 
         entering = tags[-1]
-        m.submodules.requantiser = requantiser = Requantiser(lanes=lanes, multiplier=config.multiplier)
+        multiply = None
+        if config.multiplier:
+            multiply = Multiply.ECP5 if config.multiply == Multiply.ECP5 else Multiply.PORTABLE
+        m.submodules.requantiser = requantiser = Requantiser(lanes=lanes, multiply=multiply)
         m.d.comb += requantiser.i_recipe.eq(entering.recipe)
         for lane in range(lanes):
             m.d.comb += [requantiser.i_sums[lane].eq(sums[lane]), requantiser.i_parameters[lane].eq(parameters[lane])]
@@ -372,7 +376,7 @@ class StoreUnit(wiring.Component):
         with m.If(issue):
             m.d.comb += self.o_state.eq(UnitState.BUSY)
         with m.Elif(active):
-            m.d.comb += self.o_state.eq(Mux(store.to_memory & ~announced, UnitState.WAIT_MEMORY, held_up))
+            m.d.comb += self.o_state.eq(Mux(~announced, UnitState.WAIT_MEMORY, held_up))
         with m.Elif(self.i_entry.valid & ~entry.orders.execute.met):
             m.d.comb += self.o_state.eq(UnitState.WAIT_EXECUTE)
         with m.Elif(self.i_entry.valid & ~entry.orders.load.met):

@@ -1,7 +1,8 @@
-"""Copies of what drives wide control nets, so that each of them lies near its part of the registers.
+"""Copies of what drives wide control nets, so that each of them lies near its part of what it controls.
 
-A clock enable or reset of hundreds of registers that lie all over a design takes most of a cycle on its way. Yosys makes one driver
-of those that are alike, and nextpnr copies none, so it is done between them.
+A clock enable or reset of hundreds of registers that lie all over a design takes most of a cycle on its way, and so does the read
+address of a queue of wide entries, or one of many block RAMs. Yosys makes one driver of those that are alike, and nextpnr copies
+none, so it is done between them.
 """
 
 from __future__ import annotations
@@ -13,13 +14,19 @@ from typing import Any
 
 __all__ = ["copy_drivers"]
 
-#: Registers from which on a control net counts as wide, and those that each copy gets of them at most. (Registers that are copied
+#: Loads from which on a control net counts as wide, and those that each copy gets of them at most. (Registers that are copied
 #: themselves add their own controls to others' loads.)
 WIDE = 96
 LOADS = 64
 
 _REGISTER = "TRELLIS_FF"
-_CONTROLS = ("CE", "LSR")
+#: The controls, by cell, and the loads that each counts as. A memory of 16 words of 4 bits has its read address at four look-up
+#: tables. Block RAMs lie far apart: a copy for eight of their ports.
+CONTROLS = {
+    _REGISTER: {"CE": 1, "LSR": 1},
+    "TRELLIS_DPR16X4": {"RAD": 4},
+    "DP16KD": {f"{pin}{port}{bit}": LOADS // 8 for port in "AB" for pin, bits in (("AD", range(14)), ("WE", [""])) for bit in bits},
+}
 
 #: What can be copied, and the inputs whose drivers must be copied with it, because they share its slice.
 _COPIED = {_REGISTER: (), "LUT4": (), "PFUMX": ("ALUT", "BLUT"), "L6MUX21": ("D0", "D1")}
@@ -28,22 +35,23 @@ _COPIED = {_REGISTER: (), "LUT4": (), "PFUMX": ("ALUT", "BLUT"), "L6MUX21": ("D0
 def copy_drivers(module: dict[str, Any]) -> list[str]:
     """Change a module of ECP5's primitives (as in Yosys's JSON): give each wide control net's driver copies, which share its loads.
 
-    The registers of one signal, whose names are alike, stay together. Return the type of each copy.
+    The cells of one signal, whose names are alike, stay together. Return the type of each copy.
     """
     cells: dict[str, dict[str, Any]] = module["cells"]
     drivers: dict[int, str] = {}
-    controlled: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    controlled: dict[int, list[tuple[str, str, int]]] = defaultdict(list)
     last = 1
     for name, cell in cells.items():
+        controls = CONTROLS.get(cell["type"], {})
         for port, bits in cell["connections"].items():
-            for bit in bits:
+            for place, bit in enumerate(bits):
                 if not isinstance(bit, int):
                     continue  # a constant
                 last = max(last, bit)
                 if cell["port_directions"][port] == "output":
                     drivers[bit] = name
-                elif cell["type"] == _REGISTER and port in _CONTROLS:
-                    controlled[bit].append((name, port))
+                elif port in controls:
+                    controlled[bit] += [(name, port, place)] * controls[port]
     for found in (*module["netnames"].values(), *module["ports"].values()):
         last = max([last, *(bit for bit in found["bits"] if isinstance(bit, int))])
     made: list[str] = []
@@ -75,8 +83,8 @@ def copy_drivers(module: dict[str, Any]) -> list[str]:
         # the driver itself keeps the first part
         for number in range(1, parts):
             own = copied(driver, number)
-            for name, port in loads[bounds[number] : bounds[number + 1]]:
-                cells[name]["connections"][port] = [own]
+            for name, port, place in loads[bounds[number] : bounds[number + 1]]:
+                cells[name]["connections"][port][place] = own
     return made
 
 

@@ -7,11 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from amaranth.hdl import Shape, signed, unsigned
 
 from accel.config import Multiply
 from accel.fpga import parse_device, synthesise
 from accel.fpga.tools import run_tool
-from rtl.multiply import Multiplier, PairMultiplier
+from rtl.multiply import Multiplier, PairMultiplier, Product
 from sim.cache import cached, digest_of
 from sim.export import MULTIPLIER, PRODUCT, product_of
 from sim.verilator import find_compiler, missing_tool, verilator_root
@@ -33,14 +34,17 @@ DEVICES = {
 }
 
 
-def netlist(form: str, family: str):
-    component = PairMultiplier() if form == PAIR else Multiplier(form=Multiply(form))
+def netlist(form: str, family: str, component=None):
+    component = component or (PairMultiplier() if form == PAIR else Multiplier(form=Multiply(form)))
     return synthesise(product_of(component), PRODUCT, DEVICES[family])
 
 
-def wrong_products(verilog: str, *, bits: int, models: tuple[Path, ...] = ()) -> tuple[int, int]:
-    """Return how many products of a multiplier were checked, and how many were wrong."""
+def wrong_products(
+    verilog: str, *, bits: int, models: tuple[Path, ...] = (), wide: tuple[Shape, Shape] | None = None
+) -> tuple[int, int]:
+    """Return how many products were checked and how many were wrong: of a multiplier, or with the operands' shapes of a Product."""
     root = verilator_root()
+    wider = [] if wide is None else ["-DWIDE", f"-GWIDE={wide[1].width}", f"-GSIGNED={int(wide[0].signed)}"]
 
     def call(place: Path, *command: str) -> str:
         environment = {**os.environ, "VERILATOR_ROOT": str(root)}
@@ -52,6 +56,7 @@ def wrong_products(verilog: str, *, bits: int, models: tuple[Path, ...] = ()) ->
         (place / "multiplier.v").write_text(verilog, encoding="utf-8")
         flags = ["--cc", "-O3", "-Wno-fatal", "-Wno-lint", "-Wno-style", "--no-timing", "--prefix", "Vbench", "-Mdir", "."]
         flags += ["--top-module", "bench", f"-GBITS={bits}", *(["-DPAIR"] if bits > 16 else [])]
+        flags += wider
         flags += [f"-I{model.parent}" for model in models]
         call(place, str(root / "bin" / "verilator_bin"), *flags, str(BENCH[0]), "multiplier.v", *map(str, models))
         sources = [*map(str, place.glob("*.cpp")), str(BENCH[1])]
@@ -61,14 +66,14 @@ def wrong_products(verilog: str, *, bits: int, models: tuple[Path, ...] = ()) ->
         assert compiler is not None
         call(place, *compiler, "-std=c++17", "-O1", "-w", "-DVL_TIME_CONTEXT", *include, *sources, "-o", "bench", "-pthread")
 
-    parts = (verilog, str(bits), *(path.read_bytes() for path in (*BENCH, *models, Path(__file__))))
+    parts = (verilog, str(bits), *wider, *(path.read_bytes() for path in (*BENCH, *models, Path(__file__))))
     checked, wrong = call(HERE, str(cached("multipliers", digest_of(parts), make) / "bench")).split()
     return int(checked), int(wrong)
 
 
-def as_verilog(form: str, family: str) -> str:
+def as_verilog(form: str, family: str, component=None) -> str:
     """Return the Verilog of a netlist, from the JSON that the flow makes."""
-    made = netlist(form, family)
+    made = netlist(form, family, component)
 
     def make(place: Path) -> None:
         (place / "netlist.json").write_bytes(made.file.read_bytes())
@@ -118,6 +123,27 @@ def test_every_product_of_the_block_itself(form: str) -> None:
 def test_every_product_of_what_synthesis_makes_of_it(form: str, family: str) -> None:
     bits = 24 if form == PAIR else 16
     assert wrong_products(as_verilog(form, family), bits=bits, models=cell_models(family)) == (1 << bits, 0)
+
+
+#: Shapes of the operands of the requantiser's products. (Each takes a compiler ten seconds: of those like another, one is enough.)
+HALVES = [(signed(16), unsigned(15)), *(pytest.param(a, unsigned(16), marks=pytest.mark.full) for a in (signed(16), unsigned(16)))]
+
+
+@pytest.mark.parametrize(("a", "b"), HALVES)
+def test_products_of_the_requantisers_halves_as_synthesised(a: Shape, b: Shape) -> None:
+    component = Product(form=Multiply.ECP5, a=a, b=b)
+    cells = netlist(Multiply.ECP5, "ecp5", component).cells
+    assert (cells["MULT18X18D"], "TRELLIS_FF" in cells) == (1, False)
+    verilog = as_verilog(Multiply.ECP5, "ecp5", component)
+    assert wrong_products(verilog, bits=20, models=cell_models("ecp5"), wide=(a, b)) == (1 << 20, 0)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("form", [Multiply.PORTABLE, Multiply.ECP5])
+@pytest.mark.parametrize(("a", "b"), HALVES)
+def test_products_of_the_requantisers_halves(form: Multiply, a: Shape, b: Shape) -> None:
+    models = (MULTIPLIER,) if form == Multiply.ECP5 else ()
+    assert wrong_products(product_of(Product(form=form, a=a, b=b)), bits=20, models=models, wide=(a, b)) == (1 << 20, 0)
 
 
 def test_a_multiplier_that_is_wrong_is_found() -> None:

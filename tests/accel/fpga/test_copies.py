@@ -36,6 +36,24 @@ endmodule
 """
 
 
+#: A queue's memory of 16 wide entries.
+MEMORY = """
+module wide (input clk, input [3:0] at, input [3:0] from, input we, input d, output reg q);
+    reg [255:0] words [15:0];
+    reg [255:0] in, out;
+    reg [3:0] write, read;
+    reg enable;
+    always @(posedge clk) begin
+        {write, read, enable} <= {at, from, we};
+        in <= {in, d};
+        if (enable) words[write] <= in;
+        out <= words[read] ^ out;
+        q <= ^out;
+    end
+endmodule
+"""
+
+
 def loads_and_drivers(module):
     """Return the control loads of each bit, and each bit's driver."""
     loads, drivers = defaultdict(list), {}
@@ -45,8 +63,8 @@ def loads_and_drivers(module):
                 if cell["port_directions"][port] == "output":
                     assert bit not in drivers, f"{bit} is driven twice"
                     drivers[bit] = name
-                elif cell["type"] == "TRELLIS_FF" and port in ("CE", "LSR") and isinstance(bit, int):
-                    loads[bit].append(name)
+                elif isinstance(bit, int) and port in (controls := copies.CONTROLS.get(cell["type"], {})):
+                    loads[bit] += [name] * controls[port]
     return loads, drivers
 
 
@@ -99,6 +117,26 @@ def test_each_part_of_a_wide_net_has_a_driver_that_does_the_same():
     assert netlist.cells == dict(cells)
 
 
+def test_a_wide_memory_has_copies_of_its_read_address():
+    netlist = synthesise(MEMORY, "wide", DEVICE)
+    module = json.loads(netlist.file.read_text(encoding="utf-8"))["modules"]["wide"]
+    cells = module["cells"]
+    loads, drivers = loads_and_drivers(module)
+    addresses = {bit for cell in cells.values() if cell["type"] == "TRELLIS_DPR16X4" for bit in cell["connections"]["RAD"]}
+    assert len(addresses) == 4 * 4  # 64 memories of 4 bits, 4 loads each
+    assert max(len(loads[bit]) for bit in addresses) <= copies.LOADS
+    for bit in addresses:
+        name, _, copy = drivers[bit].partition("$copy")
+        original_bit = cells[name]["connections"]["Q"][0]
+        assert original_bit in addresses
+        if copy:
+            assert function(module, drivers, bit) == original(module, drivers, original_bit)
+    # each memory has one copy of the whole address
+    for cell in cells.values():
+        if cell["type"] == "TRELLIS_DPR16X4":
+            assert len({drivers[bit].partition("$copy")[2] for bit in cell["connections"]["RAD"]}) == 1
+
+
 def test_neighbours_by_name_share_a_copy():
     netlist = synthesise(VERILOG, "wide", DEVICE)
     module = json.loads(netlist.file.read_text(encoding="utf-8"))["modules"]["wide"]
@@ -127,6 +165,24 @@ def test_a_table_of_two_wide_nets_is_copied_for_each():
     assert len(loads) == 4
     assert all(bit in drivers for bit in loads)
     assert max(map(len, loads.values())) <= copies.LOADS
+
+
+def test_block_rams_share_an_address_by_eights():
+    directions = {"ADA3": "input", "WEA": "input", "DI": "input", "Q": "output"}
+    cells = {
+        name: {"type": "TRELLIS_FF", "parameters": {}, "port_directions": directions, "connections": {"DI": [2], "Q": [bit]}}
+        for name, bit in (("address", 3), ("enable", 4))
+    }
+    for n in range(20):
+        connections = {"ADA3": [3], "WEA": [4] if n < 11 else [2]}
+        cells[f"bank_{n}"] = {"type": "DP16KD", "parameters": {}, "port_directions": directions, "connections": connections}
+    made = copies.copy_drivers({"cells": cells, "netnames": {}, "ports": {"a": {"direction": "input", "bits": [2]}}})
+    assert made == ["TRELLIS_FF"] * 2
+    addresses = [cells[f"bank_{n}"]["connections"]["ADA3"][0] for n in range(20)]
+    assert len(set(addresses)) == 3
+    assert addresses == sorted(addresses)
+    assert max(addresses.count(bit) for bit in addresses) <= 8
+    assert all(cells[f"bank_{n}"]["connections"]["WEA"] == [4] for n in range(11))  # too few
 
 
 def test_a_net_that_is_not_wide_is_left_alone():
