@@ -53,7 +53,7 @@ _TIMING_WEIGHT = 200
 #: and of its own accord so fast that a signal which gives way early goes round half the device, and stays there. At a quarter of
 #: that, with an exact search and no bonus for staying near the middle of a net, there are fewer wires in all, and routes of `base`
 #: come to their end in a third of the time. (With 0.3 and 0.3 they were slower than so.)
-_ROUTER = {
+ROUTER = {
     "router2/currCongWeightMult": "0.5",  # not 2
     "router2/histCongWeight": "0.5",  # not 1
     "router2/estimateWeight": "1.0",  # not 1.25
@@ -256,7 +256,7 @@ def place_and_route(
             arguments += ["--placer-heap-timingweight", str(_TIMING_WEIGHT)]
     arguments += ["--freq", str(_TARGET), "--timing-allow-fail", "--report", "report.json", "-q"]
 
-    settings = _ROUTER if device.family == "ecp5" else {}
+    settings = ROUTER if device.family == "ecp5" else {}
 
     def make(place: Path) -> None:
         design = json.loads(netlist.file.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from accel.fpga import (
     Netlist,
     Pin,
     area,
+    flow,
     load_board,
     pack,
     parse_device,
@@ -100,6 +101,14 @@ def test_a_route_tells_frequency_and_critical_path_in_the_names_of_the_design(to
     for name in (path.start, path.end):
         assert re.fullmatch(rf"{own}|in|out|chain|scan_out", name), name
     assert all(route.resources[kind].used >= area(core, device)[kind].used for kind in route.resources)
+
+
+def test_nextpnr_takes_the_routers_settings_from_the_netlist(toy: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are no options for them, and nothing says that they arrived: one more of their kind makes it write files."""
+    _, design = harnessed(toy, ECP5)
+    monkeypatch.setitem(flow.ROUTER, "router2/heatmap", "heat")
+    route = place_and_route(design, ECP5, seed=1)
+    assert list(route.layout.parent.glob("heat_congestion_*.csv"))
 
 
 def test_seeds_differ_and_are_repeatable(toy: Core) -> None:
