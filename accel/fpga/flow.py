@@ -47,7 +47,7 @@ _TARGET = 120
 #: How much the placer of ECP5 cares for timing, where there is room. With its own 10 it leaves the ends of critical paths half a
 #: device apart. With 200 cells crowd, which the router bears as it is set here: of one core of `base`, from one seed, 431 signals
 #: came later than 9 ns, and 589 with 52.
-_TIMING_WEIGHT = 200
+_TIMING_WEIGHT = 100
 
 #: How the router of ECP5 settles which signal gets a wire that several want. From round to round it raises the price of such wires,
 #: and of its own accord so fast that a signal which gives way early goes round half the device, and stays there. At a quarter of
