@@ -13,7 +13,7 @@ from rich.text import Text
 from accel.compare import Comparison, Entry
 from accel.peers import scalesim
 from accel.peers.published import Figure
-from accel.terminal import describe_memory, number, one_image, rate
+from accel.terminal import array_of, memory_of, number, one_image, rate
 
 __all__ = ["show_comparison"]
 
@@ -60,8 +60,7 @@ def _overview(comparison: Comparison) -> Iterator[RenderableType]:
         )
     yield table
     for config in {entry.report.config.name: entry.report.config for entry in comparison.entries}.values():
-        memory = describe_memory(comparison.timing, config.bus_bytes)
-        yield f"{config.name}: {config.rows} x {config.columns} MACs a cycle, memory {memory}"
+        yield f"{config.name}: {array_of(config)}, memory {memory_of(config, comparison.timing)}"
     yield ""
 
 

@@ -15,6 +15,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from accel.config import EngineConfig
 from accel.program import MemoryTiming
 from accel.report import EstimateReport, LayerReport, RunReport, Stalls
 
@@ -25,9 +26,10 @@ __all__ = [
     "PlainProgress",
     "Reporter",
     "TerminalProgress",
-    "describe_memory",
+    "array_of",
     "make_console",
     "make_progress",
+    "memory_of",
     "number",
     "picture",
     "pictures",
@@ -175,8 +177,8 @@ def show_estimate(console: Console, report: EstimateReport) -> None:
     cycles, *others = _figures(report.cycles_per_image, report.macs_per_image, report.utilisation, moved)
     table.add_row("all", cycles, number(report.roofline_cycles), *others, _cause(report), style="bold")
     rows = [
-        ("memory", _memory(report)),
-        ("cycles", f"{number(report.cycles_per_image)} an image, {report.utilisation:.1%} of {_array(report)}"),
+        ("memory", memory_of(report.config, report.timing)),
+        ("cycles", f"{number(report.cycles_per_image)} an image, {report.utilisation:.1%} of {array_of(report.config)}"),
         ("roofline", f"{number(report.roofline_cycles)} cycles, {report.roofline_share:.1%} of what the engine takes"),
         ("speed", f"{rate(report.images_per_second)} images/s at {report.clock:g} MHz"),
     ]
@@ -272,9 +274,9 @@ def _totals(report: RunReport) -> RenderableType:
     else:
         speed = report.simulated_cycles_per_second
         rows += [
-            ("memory", _memory(report)),
+            ("memory", memory_of(report.config, report.timing)),
             ("cycles", f"{report.total_cycles:,} in all, {number(report.cycles_per_image)} an image{_of_batches(report)}"),
-            ("utilisation", f"{report.utilisation:.1%} of {_array(report)}"),
+            ("utilisation", f"{report.utilisation:.1%} of {array_of(report.config)}"),
             ("simulation", f"{speed:,.0f} cycles/s" if speed else "too short to time"),
         ]
     if report.correct is not None:
@@ -289,9 +291,9 @@ def describe_memory(timing: MemoryTiming, bus_bytes: int) -> str:
     return memory if timing.stall_seed is None else f"{memory}, random stalls from seed {timing.stall_seed}"
 
 
-def _memory(report: RunReport) -> str:
-    config = report.config
-    return f"its own, {config.memory_limit:,} bytes" if config.micro else describe_memory(report.timing, config.bus_bytes)
+def memory_of(config: EngineConfig, timing: MemoryTiming) -> str:
+    """Return the memory that an engine has, in words: micro's is its own, whatever the timing of others."""
+    return f"its own, {config.memory_limit:,} bytes" if config.micro else describe_memory(timing, config.bus_bytes)
 
 
 def one_image(report: RunReport) -> str:
@@ -304,8 +306,8 @@ def _of_batches(report: RunReport) -> str:
     return " of a full batch" if report.images % report.batch else ""
 
 
-def _array(report: RunReport) -> str:
-    config = report.config
+def array_of(config: EngineConfig) -> str:
+    """Return what the array does in a cycle, in words."""
     return f"{config.columns} MACs a cycle" if config.micro else f"{config.rows} x {config.columns} MACs a cycle"
 
 

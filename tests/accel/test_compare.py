@@ -281,3 +281,9 @@ def test_refusals(arguments: tuple[str, ...], sentence: str, tmp_path: Path) -> 
     assert "Traceback" not in result.output
     assert not result.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_micro_has_its_own_memory_and_one_row_at_a_time() -> None:
+    shown = call_cli("compare", "lenet5", "--config", "micro", "--config", "base", "--memory-latency", "50").stdout
+    assert "micro: 8 MACs a cycle, memory its own, 131,072 bytes" in shown
+    assert "base: 8 x 8 MACs a cycle, memory latency 50 cycles, a beat of 8 bytes every cycle" in shown
