@@ -121,7 +121,9 @@ class Accumulators(wiring.Component):
             {
                 "address": bits,
                 "from_array": 1,
-                "keeps": 2,
+                # the sum so far: from the memory of a half, from the pixel before, or none
+                "kept": 1,
+                "half": 1,
                 "forward": 1,
                 "maximum": 1,
                 "low": 1,
@@ -141,7 +143,8 @@ class Accumulators(wiring.Component):
                     event.last.eq(control.last),
                     how.address.eq(control.address[:bits]),
                     how.from_array.eq(control.operation == Operation.ARRAY),
-                    how.keeps.eq(Cat(~half, half) & (~control.overwrite & ~control.forward).replicate(2)),
+                    how.kept.eq(~control.overwrite & ~control.forward),
+                    how.half.eq(half),
                     how.forward.eq(control.forward),
                     how.maximum.eq((control.operation == Operation.MAX) & ~control.overwrite),
                     how.low.eq(control.operation == Operation.LOW),
@@ -169,18 +172,30 @@ class Accumulators(wiring.Component):
                 m.d.sync += bypass.eq(byte.as_unsigned())
             with m.Elif(taking.high):
                 m.d.sync += bypass.eq(byte.as_unsigned() << 8)
+            with m.Elif(taking.maximum):
+                m.d.sync += bypass.eq(0)
             with m.Else():
                 m.d.sync += bypass.eq(byte)
 
             # What is written: the sum or the larger of two, chosen behind the registers, so that nothing but an addition or a
-            # comparison lies before them. A maximum is of what was there, to which nothing is added then, and a byte.
+            # comparison lies before them. A maximum is of what was there, to which nothing is added then, and a byte; where none is
+            # asked for, what was there is compared with the least of all values, than which nothing is smaller.
             plain = Signal(signed(32), name=f"plain_{c}", reset_less=True)
-            larger = Signal(signed(17), name=f"larger_{c}", reset_less=True)
-            compares, is_larger = (Signal(name=f"{name}_{c}", reset_less=True) for name in ("compares", "is_larger"))
+            larger, is_larger = (
+                Signal(signed(8), name=f"larger_{c}", reset_less=True),
+                Signal(name=f"is_larger_{c}", reset_less=True),
+            )
+            least = Signal(signed(32), name=f"least_{c}")
+            magnitude = Signal(7, name=f"magnitude_{c}", reset_less=True)
+            signs = Signal(2, name=f"signs_{c}", reset_less=True)
+            with m.If(taking.maximum):
+                m.d.sync += [magnitude.eq(byte[:7]), signs.eq(byte[7].replicate(2))]
+            with m.Else():
+                m.d.sync += [magnitude.eq(0), signs.eq(0b10)]
+            m.d.comb += least.eq(Cat(magnitude, signs[0].replicate(24), signs[1]))
             total = Signal(signed(32), name=f"total_{c}")
-            m.d.comb += total.eq(Mux(compares & is_larger, larger, plain))
+            m.d.comb += total.eq(Mux(is_larger, larger, plain))
             added_to = Signal(signed(32), name=f"added_to_{c}")
-            kept: Value = total & adding.forward.replicate(32)
             for half in range(2):
                 # a word is read again when it has been written, unless the sum so far is forwarded
                 m.submodules[f"half_{half}_bank_{c}"] = bank = ram(shape=32, depth=self.depth)
@@ -193,23 +208,24 @@ class Accumulators(wiring.Component):
                     write.addr.eq(to.address),
                     write.data.eq(total),
                 ]
-                m.d.sync += drained[half][c].eq(read.data)
                 # (nothing but a register behind the memory, which may then be the memory's own)
-                kept = kept | (drained[half][c] & adding.keeps[half].replicate(32))
+                m.d.sync += drained[half][c].eq(read.data)
 
             addend = Signal(signed(32), name=f"addend_{c}")
             m.d.comb += [
-                added_to.eq(kept),
-                addend.eq(Mux(adding.from_array, self.i_sums[c], bypass) & (~adding.maximum).replicate(32)),
+                added_to.eq(
+                    (Mux(adding.half, drained[1][c], drained[0][c]) & adding.kept.replicate(32))
+                    | (total & adding.forward.replicate(32))
+                ),
+                addend.eq(Mux(adding.from_array, self.i_sums[c], bypass)),
             ]
             with m.If(added.valid):
                 m.d.sync += [
                     # sums wrap at 32 bits: that is the arithmetic contract
                     plain.eq((added_to + addend)[:32].as_signed()),
-                    larger.eq(bypass),
+                    larger.eq(least[:8].as_signed()),
                     # (a subtraction, because a comparison becomes a tree of look-up tables, and no carry chain)
-                    compares.eq(adding.maximum),
-                    is_larger.eq((added_to - bypass)[-1]),
+                    is_larger.eq((added_to - least)[-1]),
                 ]
 
         m.d.sync += self.o_done.eq(chain[-1][0].last)

@@ -155,7 +155,7 @@ class ExecuteUnit(wiring.Component):
             give.eq(starts | ~unfilled),
         ]
         last_row = Signal()
-        (step_block, step_ky, _), last_tap = loop_ahead(
+        (step_block, step_ky, _), last_tap, last_tap_begun = loop_ahead(
             m,
             begun=going,
             limits=[loading.n_block, loading.n_ky, loading.n_kx],
@@ -193,7 +193,8 @@ class ExecuteUnit(wiring.Component):
                     m.d.sync += tap.eq(tap + loading.stride_kx)
         # once a pass has begun to be loaded it is loaded to its end, so this one is given
         with m.If(last_row):
-            ends = here_exhausted | (tap_ends & last_tap)
+            # (and as an array has two rows or more, it is ``going``)
+            ends = exhausted | (tap_ending & last_tap_begun)
             m.d.sync += [shadow_full.eq(1), shadow_last.eq(ends)]
             with m.If(ends):
                 m.d.sync += [active.eq(0), going.eq(0), tap.eq(0), tap_ky.eq(0), tap_block.eq(0)]
@@ -228,7 +229,10 @@ class ExecuteUnit(wiring.Component):
         second = handed.o_second.word.accumulators
 
         def lies_near(last: Value, first: Value) -> Value:
-            return (last - first)[:16] < REVISIT - 1
+            # (that is "< REVISIT - 1", of which a second chain of carries would be made behind the first)
+            distance = (last - first)[:16]
+            bits = (REVISIT - 1).bit_length()
+            return ~distance[bits:].any() & distance[:bits].matches(*range(REVISIT - 1))
 
         with m.If(~handed.o_moves):
             m.d.sync += near.eq(lies_near(last_sums, streaming.accumulators))
@@ -256,7 +260,7 @@ class ExecuteUnit(wiring.Component):
         ]
         issue = Signal()
         m.d.comb += issue.eq(may_begin | inside)
-        (step_py, step_px, step_wy, _), pass_ends = loop_ahead(
+        (step_py, step_px, step_wy, _), pass_ends, _ = loop_ahead(
             m,
             begun=inside,
             limits=[streaming.n_py, streaming.n_px, streaming.n_wy, streaming.n_wx],

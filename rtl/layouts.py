@@ -84,12 +84,12 @@ def reached(order: data.View, completed: Value, retire: Value) -> Value:
 
 def loop_ahead(
     m: Module, *, begun: Value, limits: list[Value], only: list[Value], single: Value, keep: Value, advance: Value
-) -> tuple[list[Value], Value]:
+) -> tuple[list[Value], Value, Value]:
     """Count nested loops, innermost last, without a comparison before the result: whether a level is at its end is found in the
     cycle before.
 
     While ``advance`` is high a step is made each cycle. Returns, for each level, whether this step carries out of all levels
-    *inside* it (so that level steps), and whether every level is at its end.
+    *inside* it (so that level steps), whether every level is at its end, and the same for one who knows that it has ``begun``.
 
     Until ``begun`` every level is at its beginning, ``only`` says which of ``limits`` are 1 (``single``: all are), and nothing is
     remembered; ``begun`` rises after a cycle with ``keep``, without which ``advance`` has no effect.
@@ -113,4 +113,5 @@ def loop_ahead(
                 m.d.sync += [left.eq(here_left - 1), last.eq(here_left == 2)]
         carry = carry & here_last
         lasts.append(last)
-    return steps[::-1], Mux(begun, Cat(lasts).all(), single)
+    ends = Cat(lasts).all()
+    return steps[::-1], Mux(begun, ends, single), ends

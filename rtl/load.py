@@ -168,7 +168,7 @@ class LoadUnit(wiring.Component):
             self.o_address.payload.length.eq((Mux(is_last_burst, last_beat, BURST_BEATS - 1) - first_beat)[: len(last_beat)]),
         ]
         stepping = Signal()
-        (step_z, _), done = loop_ahead(
+        (step_z, _), done, _ = loop_ahead(
             m,
             begun=stepping,
             limits=[load.n_z, load.n_y],

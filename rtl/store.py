@@ -158,12 +158,11 @@ class StoreUnit(wiring.Component):
 
         begin = Signal()
         m.d.comb += begin.eq(ready & ~active)
-        group_last, pool_last, x_last, y_last = _loops(
+        (group_last, pool_last, x_last, _), done = _loops(
             m, limits=[store.groups, store.pool, store.n_x, store.n_y], begin=begin, advance=issue
         )
         word_last = group_last & pool_last
         row_last = word_last & x_last
-        done = row_last & y_last
 
         first_here = Cat(store.byte_offset == n * lanes for n in range(word_groups))
         with m.If(begin):
@@ -468,22 +467,25 @@ class StoreUnit(wiring.Component):
         return outcome
 
 
-def _loops(m: Module, *, limits: list[Value], begin: Value, advance: Value) -> list[Value]:
-    """Count nested loops, innermost first, from ``begin`` on; return for each whether it is in its last round.
+def _loops(m: Module, *, limits: list[Value], begin: Value, advance: Value) -> tuple[list[Value], Value]:
+    """Count nested loops, innermost first, from ``begin`` on; return for each whether it is in its last round, and whether all are.
 
     While ``advance`` is high a step is made each cycle. Whether a round is the last is in a register, so that nothing waits for a
-    comparison.
+    comparison, and whether all are in another.
     """
     lasts: list[Value] = []
+    following: list[Value] = []
     carry: Value = Const(1)
     for n, limit in enumerate(limits):
         left = Signal(len(limit), name=f"left_{n}", reset_less=True)
         last = Signal(name=f"last_{n}", reset_less=True)
+        again = Mux(begin | last, limit == 1, left == 1)
         with m.If(begin | (advance & carry)):
-            with m.If(begin | last):
-                m.d.sync += [left.eq(limit - 1), last.eq(limit == 1)]
-            with m.Else():
-                m.d.sync += [left.eq(left - 1), last.eq(left == 1)]
+            m.d.sync += [left.eq(Mux(begin | last, limit, left) - 1), last.eq(again)]
+        following.append(Mux(begin | carry, again, last))
         carry = carry & last
         lasts.append(last)
-    return lasts
+    ends = Signal(reset_less=True)
+    with m.If(begin | advance):
+        m.d.sync += ends.eq(Cat(following).all())
+    return lasts, ends

@@ -50,13 +50,13 @@ _TARGET = 120
 _TIMING_WEIGHT = 52
 
 #: How the router of ECP5 settles which signal gets a wire that several want. From round to round it raises the price of such wires,
-#: and of its own accord so fast that a signal which gives way early goes round half the device, and stays there. With prices that
-#: rise by a quarter of that, and by half for those that were wanted before, estimates as they are and no bonus for staying near the
-#: middle of a net, there are fewer wires in all, and routes of `base` come to their end in a third of the time. (With 0.3 and 0.3
-#: paths were slower.)
+#: and of its own accord so fast that a signal which gives way early goes round half the device, and stays there. So what a wire
+#: costs now rises by a quarter of that; what it costs because it was wanted before, by twice as much instead, which
+#: those with time to spare mind more than those without. Estimates are taken as they are, and nothing is gained by staying near the
+#: middle of a net. Routes of `base` come to their end in a third of the time so.
 ROUTER = {
     "router2/currCongWeightMult": "0.5",  # not 2
-    "router2/histCongWeight": "0.5",  # not 1
+    "router2/histCongWeight": "2.0",  # not 1
     "router2/estimateWeight": "1.0",  # not 1.25
     "router2/biasCostFactor": "0.0",  # not 0.25
 }

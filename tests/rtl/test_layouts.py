@@ -89,6 +89,8 @@ class Ahead(wiring.Component):
                 "restart": In(1),
                 "o_steps": Out(levels),
                 "o_end": Out(1),
+                "o_end_begun": Out(1),
+                "o_begun": Out(1),
             }
         )
 
@@ -98,7 +100,7 @@ class Ahead(wiring.Component):
         begun = Signal()
         only = [limit == 1 for limit in limits]
         keep = self.keep | self.advance
-        steps, end = loop_ahead(
+        steps, end, end_begun = loop_ahead(
             m,
             begun=begun,
             limits=limits,
@@ -109,7 +111,7 @@ class Ahead(wiring.Component):
         )
         with m.If(keep):
             m.d.sync += begun.eq(~(self.advance & end & self.restart))
-        m.d.comb += [self.o_steps.eq(Cat(steps)), self.o_end.eq(end)]
+        m.d.comb += [self.o_steps.eq(Cat(steps)), self.o_end.eq(end), self.o_end_begun.eq(end_begun), self.o_begun.eq(begun)]
         return m
 
 
@@ -124,7 +126,7 @@ def test_loops_step_like_python(bench, limits, restart):
         {"limits": list(limits), "advance": int(rng.random() < 0.6), "keep": int(rng.random() < 0.5), "restart": restart}
         for _ in range(4 * len(every) + 5)
     ]
-    seen = bench.trace(Ahead(len(limits)), inputs, ["o_steps", "o_end"])
+    seen = bench.trace(Ahead(len(limits)), inputs, ["o_steps", "o_end", "o_end_begun", "o_begun"])
     at = 0
     for cycle, (values, given) in enumerate(zip(seen, inputs, strict=True)):
         ends = [count == limit - 1 for count, limit in zip(every[at % len(every)], limits, strict=True)]
@@ -132,4 +134,6 @@ def test_loops_step_like_python(bench, limits, restart):
         note = f"seed {seed}, cycle {cycle}"
         assert values["o_steps"] == sum(step << n for n, step in enumerate(steps)), note
         assert values["o_end"] == all(ends), note
+        if values["o_begun"]:
+            assert values["o_end_begun"] == all(ends), note
         at += given["advance"]
