@@ -18,6 +18,15 @@ __all__ = ["Requantiser", "parameter_layout", "recipe_layout", "saturate"]
 #: One channel's bias, Q31 multiplier and the two shifts of :func:`accel.numerics.shift_stages`.
 parameter_layout = data.StructLayout({"bias": signed(32), "multiplier": 31, "first_shift": 5, "second_shift": 5})
 
+# Cycles that a sum takes to get so far in a lane: to its product, through the first shift but for the last bit of its distance,
+# through the whole of it, through the second but for its last bit, to whether it is rounded up, to the byte.
+_PRODUCT = 4
+_FIRST = _PRODUCT + 1
+_ONCE = _FIRST + 1
+_TWICE = _ONCE + 1
+_ROUNDED = _TWICE + 1
+_BYTE = _ROUNDED + 1
+
 #: What an instruction asks of all its channels.
 recipe_layout = data.StructLayout({"rounding": Rounding, "zero_point": signed(8), "minimum": signed(8), "maximum": signed(8)})
 
@@ -53,7 +62,7 @@ class Requantiser(wiring.Component):
         int8 for each lane.
     """
 
-    LATENCY = 9
+    LATENCY = _BYTE
 
     def __init__(self, *, lanes: int, multiply: Multiply | None) -> None:
         self.lanes = lanes
@@ -70,7 +79,7 @@ class Requantiser(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         recipes: list[data.View] = [self.i_recipe]
-        for n in range(8):
+        for n in range(_ROUNDED):
             recipe = Signal(recipe_layout, name=f"recipe_{n}", reset_less=True)
             m.d.sync += recipe.eq(recipes[-1])
             recipes.append(recipe)
@@ -87,17 +96,17 @@ class Requantiser(wiring.Component):
 
         first_shifts = [parameter.first_shift]
         second_shifts = [parameter.second_shift]
-        for shifts, stages, name in ((first_shifts, 5, "first_shift"), (second_shifts, 7, "second_shift")):
+        for shifts, stages, name in ((first_shifts, _FIRST, "first_shift"), (second_shifts, _TWICE, "second_shift")):
             for n in range(stages):
                 later = register(5, f"{name}_{n}")
                 m.d.sync += later.eq(shifts[-1])
                 shifts.append(later)
 
-        # 1: bias
+        # The bias.
         biased = register(signed(32), "biased")
         m.d.sync += biased.eq((self.i_sums[lane] + parameter.bias)[:32].as_signed())
 
-        # 2, 3, 4: product, by way of those of the operands' halves. The way to a multiplier may be long: it has a cycle to itself.
+        # The product, by way of those of the operands' halves. The way to a multiplier may be long: it has a cycle to itself.
         product = register(signed(63), "product")
         if self.multiply is None:
             first, second = register(signed(32), "biased_again"), register(signed(32), "biased_still")
@@ -116,52 +125,53 @@ class Requantiser(wiring.Component):
             low, inner, other, high = (products[upper] for upper in sorted(products))
             m.d.sync += product.eq(Cat(low[:16], _sum_of_three(Cat(low[16:], high).as_signed(), inner, other)))
 
-        # 5, 6: first shift. Where it rounds, the highest of the bits that it drops is added (as good as half a step before it);
+        # The first shift. Where it rounds, the highest of the bits that it drops is added (as good as half a step before it);
         # else any bit among them is remembered. The last bit of the distance is left to the cycle of the addition.
-        double = recipes[3].rounding == Rounding.DOUBLE_AWAY
+        double = recipes[_PRODUCT - 1].rounding == Rounding.DOUBLE_AWAY
         below = register(31, "below")
         half = register(31, "half")
-        m.d.sync += [below.eq(Mux(double, 0, _below(first_shifts[3]))), half.eq(Mux(double, _half(first_shifts[3]), 0))]
+        distance = first_shifts[_PRODUCT - 1]
+        m.d.sync += [below.eq(Mux(double, 0, _below(distance))), half.eq(Mux(double, _half(distance), 0))]
         shifted = register(signed(63), "shifted")
         carry = register(1, "carry")
         sticky = register(1, "sticky")
         m.d.sync += [
-            shifted.eq(product >> (first_shifts[4] & 0b11110)),
+            shifted.eq(product >> (first_shifts[_PRODUCT] & 0b11110)),
             carry.eq((product[:31] & half).any()),
             sticky.eq((product[:31] & below).any()),
         ]
         once = register(signed(64), "once")
         once_sticky = register(1, "once_sticky")
-        m.d.sync += [once.eq(Mux(first_shifts[5][0], shifted >> 1, shifted) + carry), once_sticky.eq(sticky)]
+        m.d.sync += [once.eq(Mux(first_shifts[_FIRST][0], shifted >> 1, shifted) + carry), once_sticky.eq(sticky)]
 
-        # 7: second shift, but for the last bit of its distance, keeping the bit below the point and whether anything lies below
+        # The second shift, but for the last bit of its distance, keeping the bit below the point and whether anything lies below
         # that. A sum beyond 42 bits is beyond the clamp, however far it is shifted.
         dropped = register(31, "dropped")
         highest = register(31, "highest")
-        m.d.sync += [dropped.eq(_below(second_shifts[5]) >> 1), highest.eq(_half(second_shifts[5]))]
+        m.d.sync += [dropped.eq(_below(second_shifts[_FIRST]) >> 1), highest.eq(_half(second_shifts[_FIRST]))]
         twice = register(signed(42), "twice")
         negative = register(1, "negative")
         huge = register(1, "huge")
         half_bit = register(1, "half_bit")
         rest = register(1, "rest")
         m.d.sync += [
-            twice.eq(once[:42].as_signed() >> (second_shifts[6] & 0b11110)),
+            twice.eq(once[:42].as_signed() >> (second_shifts[_ONCE] & 0b11110)),
             negative.eq(once[-1]),
             huge.eq(once[41:].any() & ~once[41:].all()),
             half_bit.eq((once[:31] & highest).any()),
             rest.eq((once[:31] & dropped).any() | once_sticky),
         ]
 
-        # 8: whether to round up; 10 bits hold everything that this, the zero point and the clamp can bring back into a byte. If
+        # Whether to round up; 10 bits hold everything that this, the zero point and the clamp can bring back into a byte. If
         # there are more, the tenth is made to differ from the sign, which is beyond the clamp.
-        fine = second_shifts[7][0]
+        fine = second_shifts[_TWICE][0]
         up = register(1, "up")
         near = register(signed(11), "near")
         # (the tenth bit counts among those above unless it is shifted down; the highest is the sign, if the sum was not huge)
         above = twice[10:-1]
         positive = ~(Cat(above, huge).any() | (twice[9] & ~fine))
         fits = Mux(negative, Cat(above, ~huge).all() & (twice[9] | fine), positive)
-        with m.Switch(recipes[7].rounding):
+        with m.Switch(recipes[_TWICE].rounding):
             with m.Case(Rounding.DOUBLE_AWAY):
                 m.d.sync += up.eq(half_bit & (rest | ~negative))
             with m.Case(Rounding.SINGLE_UP):
@@ -170,9 +180,9 @@ class Requantiser(wiring.Component):
                 m.d.sync += up.eq(half_bit & (rest | Mux(fine, twice[1], twice[0])))
         m.d.sync += near.eq(Cat(Mux(fine, twice[1:10], twice[:9]), Mux(fits, negative, ~negative), negative))
 
-        # 9: round, zero point and clamp
+        # Rounding, zero point and clamp.
         byte = register(signed(8), "byte")
-        final = recipes[8]
+        final = recipes[_ROUNDED]
         m.d.sync += byte.eq(saturate(near + final.zero_point + up, final.minimum, final.maximum))
         return byte
 
