@@ -35,11 +35,14 @@ _COPIED = {_REGISTER: (), "LUT4": (), "PFUMX": ("ALUT", "BLUT"), "L6MUX21": ("D0
 def copy_drivers(module: dict[str, Any]) -> list[str]:
     """Change a module of ECP5's primitives (as in Yosys's JSON): give each wide control net's driver copies, which share its loads.
 
-    The cells of one signal, whose names are alike, stay together. Return the type of each copy.
+    A driver that has logic to drive besides keeps that alone: the router reaches one load of a net by way of others, and what logic
+    waits for would come late. The cells of one signal, whose names are alike, stay together. Return the type of each copy.
     """
     cells: dict[str, dict[str, Any]] = module["cells"]
     drivers: dict[int, str] = {}
     controlled: dict[int, list[tuple[str, str, int]]] = defaultdict(list)
+    # what is used by logic (not only inside its slice), or outside
+    used = {bit for port in module["ports"].values() if port["direction"] == "output" for bit in port["bits"]}
     last = 1
     for name, cell in cells.items():
         controls = CONTROLS.get(cell["type"], {})
@@ -52,6 +55,8 @@ def copy_drivers(module: dict[str, Any]) -> list[str]:
                     drivers[bit] = name
                 elif port in controls:
                     controlled[bit] += [(name, port, place)] * controls[port]
+                elif port not in _COPIED.get(cell["type"], ()):
+                    used.add(bit)
     for found in (*module["netnames"].values(), *module["ports"].values()):
         last = max([last, *(bit for bit in found["bits"] if isinstance(bit, int))])
     made: list[str] = []
@@ -80,9 +85,10 @@ def copy_drivers(module: dict[str, Any]) -> list[str]:
         loads.sort(key=lambda load: _natural(load[0]))
         parts = -(-len(loads) // LOADS)
         bounds = [part * len(loads) // parts for part in range(parts + 1)]
-        # the driver itself keeps the first part
-        for number in range(1, parts):
-            own = copied(driver, number)
+        # The driver itself keeps the first part, unless it has logic to drive: that does not wait behind the controls then.
+        kept = bit not in used
+        for number in range(kept, parts):
+            own = copied(driver, number + (not kept))
             for name, port, place in loads[bounds[number] : bounds[number + 1]]:
                 cells[name]["connections"][port][place] = own
     return made

@@ -185,6 +185,26 @@ def test_block_rams_share_an_address_by_eights():
     assert all(cells[f"bank_{n}"]["connections"]["WEA"] == [4] for n in range(11))  # too few
 
 
+def test_a_driver_that_has_logic_to_drive_is_left_that_alone():
+    directions = {"CE": "input", "DI": "input", "A": "input", "Q": "output", "Z": "output"}
+
+    def cell(kind, **connections):
+        connections = {port: [bit] for port, bit in connections.items()}
+        return {"type": kind, "parameters": {}, "port_directions": directions, "connections": connections}
+
+    cells = {"enable": cell("TRELLIS_FF", DI=2, Q=3), "logic": cell("LUT4", A=3, Z=4), "outside": cell("TRELLIS_FF", DI=2, Q=5)}
+    for n in range(copies.WIDE):
+        cells[f"x[{n}]"] = cell("TRELLIS_FF", CE=3, DI=2, Q=1000 + n)
+        cells[f"y[{n}]"] = cell("TRELLIS_FF", CE=5, DI=2, Q=2000 + n)
+    ports = {"a": {"direction": "input", "bits": [2]}, "b": {"direction": "output", "bits": [5]}}
+    made = copies.copy_drivers({"cells": cells, "netnames": {}, "ports": ports})
+    assert made == ["TRELLIS_FF"] * 4
+    enables = {cells[f"{name}[{n}]"]["connections"]["CE"][0] for name in "xy" for n in range(copies.WIDE)}
+    assert len(enables) == 4
+    assert not enables & {3, 5}
+    assert cells["logic"]["connections"]["A"] == [3]
+
+
 def test_a_net_that_is_not_wide_is_left_alone():
     narrow = VERILOG.replace(f"LAST = {REGISTERS - 1}", f"LAST = {copies.WIDE - 2}")
     netlist = synthesise(narrow, "wide", DEVICE)
