@@ -173,26 +173,26 @@ class Accumulators(wiring.Component):
             with m.Elif(taking.high):
                 m.d.sync += bypass.eq(byte.as_unsigned() << 8)
             with m.Elif(taking.maximum):
-                m.d.sync += bypass.eq(0)
+                m.d.sync += bypass.eq(0)  # what was there stays what it is, and competes with the byte
             with m.Else():
                 m.d.sync += bypass.eq(byte)
 
             # What is written: the sum or the larger of two, chosen behind the registers, so that nothing but an addition or a
-            # comparison lies before them. A maximum is of what was there, to which nothing is added then, and a byte; where none is
-            # asked for, what was there is compared with the least of all values, than which nothing is smaller.
+            # comparison lies before them. For a maximum, what was there is compared with a byte. Where none is asked for, it is
+            # compared with the least number of all, than which nothing is smaller.
             plain = Signal(signed(32), name=f"plain_{c}", reset_less=True)
-            larger, is_larger = (
-                Signal(signed(8), name=f"larger_{c}", reset_less=True),
-                Signal(name=f"is_larger_{c}", reset_less=True),
+            larger = Signal(signed(8), name=f"larger_{c}", reset_less=True)
+            is_larger = Signal(name=f"is_larger_{c}", reset_less=True)
+            # (that number in 9 bits: the lowest 7, all between, the sign)
+            floor = Signal(signed(32), name=f"floor_{c}")
+            floor_low, floor_inner, floor_sign = (
+                Signal(bits, name=f"floor_{name}_{c}", reset_less=True) for name, bits in (("low", 7), ("inner", 1), ("sign", 1))
             )
-            least = Signal(signed(32), name=f"least_{c}")
-            magnitude = Signal(7, name=f"magnitude_{c}", reset_less=True)
-            signs = Signal(2, name=f"signs_{c}", reset_less=True)
+            m.d.comb += floor.eq(Cat(floor_low, floor_inner.replicate(24), floor_sign))
             with m.If(taking.maximum):
-                m.d.sync += [magnitude.eq(byte[:7]), signs.eq(byte[7].replicate(2))]
+                m.d.sync += Cat(floor_low, floor_inner, floor_sign).eq(byte)
             with m.Else():
-                m.d.sync += [magnitude.eq(0), signs.eq(0b10)]
-            m.d.comb += least.eq(Cat(magnitude, signs[0].replicate(24), signs[1]))
+                m.d.sync += Cat(floor_low, floor_inner, floor_sign).eq(Const(1 << 8, 9))
             total = Signal(signed(32), name=f"total_{c}")
             m.d.comb += total.eq(Mux(is_larger, larger, plain))
             added_to = Signal(signed(32), name=f"added_to_{c}")
@@ -223,9 +223,9 @@ class Accumulators(wiring.Component):
                 m.d.sync += [
                     # sums wrap at 32 bits: that is the arithmetic contract
                     plain.eq((added_to + addend)[:32].as_signed()),
-                    larger.eq(least[:8].as_signed()),
+                    larger.eq(floor[:8].as_signed()),
                     # (a subtraction, because a comparison becomes a tree of look-up tables, and no carry chain)
-                    is_larger.eq((added_to - least)[-1]),
+                    is_larger.eq((added_to - floor)[-1]),
                 ]
 
         m.d.sync += self.o_done.eq(chain[-1][0].last)

@@ -193,7 +193,7 @@ class ExecuteUnit(wiring.Component):
                     m.d.sync += tap.eq(tap + loading.stride_kx)
         # once a pass has begun to be loaded it is loaded to its end, so this one is given
         with m.If(last_row):
-            # (and as an array has two rows or more, it is ``going``)
+            # (an array has two rows or more, so an earlier row set ``going``, and the registers behind it say what they hold)
             ends = exhausted | (tap_ending & last_tap_begun)
             m.d.sync += [shadow_full.eq(1), shadow_last.eq(ends)]
             with m.If(ends):

@@ -89,7 +89,8 @@ def loop_ahead(
     cycle before.
 
     While ``advance`` is high a step is made each cycle. Returns, for each level, whether this step carries out of all levels
-    *inside* it (so that level steps), whether every level is at its end, and the same for one who knows that it has ``begun``.
+    *inside* it (so that level steps), whether every level is at its end, and the same without a look at ``begun`` (without
+    which that has no meaning).
 
     Until ``begun`` every level is at its beginning, ``only`` says which of ``limits`` are 1 (``single``: all are), and nothing is
     remembered; ``begun`` rises after a cycle with ``keep``, without which ``advance`` has no effect.

@@ -18,8 +18,9 @@ __all__ = ["Requantiser", "parameter_layout", "recipe_layout", "saturate"]
 #: One channel's bias, Q31 multiplier and the two shifts of :func:`accel.numerics.shift_stages`.
 parameter_layout = data.StructLayout({"bias": signed(32), "multiplier": 31, "first_shift": 5, "second_shift": 5})
 
-# Cycles that a sum takes to get so far in a lane: to its product, through the first shift but for the last bit of its distance,
-# through the whole of it, through the second but for its last bit, to whether it is rounded up, to the byte.
+# Cycles that a sum takes to get so far in a lane, as its registers make it (what goes with it is delayed by these): to its
+# product, through the first shift but for the last bit of its distance, through the whole of it, through the second but for its
+# last bit, to whether it is rounded up, to the byte.
 _PRODUCT = 4
 _FIRST = _PRODUCT + 1
 _ONCE = _FIRST + 1

@@ -91,7 +91,10 @@ class Schedule:
     def inputs(self):
         rng, rows, columns = self.rng, self.rows, self.columns
         low, high = -(1 << self.width - 1), 1 << self.width - 1
-        self.sums = rng.integers(low, high, (self.cycles + rows + columns + 8, columns))
+        shape = (self.cycles + rows + columns + 8, columns)
+        # many at the ends of their range, where a comparison with a byte would overflow
+        ends = rng.choice([low, low + 1, low + 126, high - 127, high - 1], shape)
+        self.sums = np.where(rng.random(shape) < 0.4, ends, rng.integers(low, high, shape))
         self.bytes = rng.choice([-128, 127, -1, 0, 5, -77], (self.cycles + rows + columns + 8, rows))
         self.drains = []
         controls = {pixel.cycle: pixel for pixel in self.pixels}
@@ -210,3 +213,26 @@ def test_a_word_accumulates_every_fourth_cycle_and_wraps(bench):
     for _ in range(3):
         expected = [wrap(old + new) for old, new in zip(expected, [1, -1, 1 << 30, INT_MIN], strict=True)]
     assert got == expected
+
+
+def test_a_maximum_of_sums_at_the_ends_of_their_range(bench):
+    """Where a subtraction of 32 bits would overflow: of the memory's sum, and of the one that is forwarded."""
+    rows = columns = 1
+    block = Accumulators(rows=rows, columns=columns, depth=8, lanes=1, width=32)
+    sums, byte = [INT_MIN, INT_MIN + 126, INT_MAX - 126, INT_MAX], [127, 127, -128, -128]
+    begin = len(sums) + rows + columns + REVISIT
+    end = begin + 2 * len(sums)
+    inputs = []
+    for n in range(end + 20):
+        control = {"valid": 0}
+        if n < len(sums):
+            control = {"valid": 1, "overwrite": 1, "operation": Operation.ARRAY, "address": n}
+        elif begin <= n < end:
+            control = {"valid": 1, "operation": Operation.MAX, "address": (n - begin) // 2, "forward": (n - begin) % 2}
+        k, b = n - rows - 6, (n - 4 - begin) // 2
+        values = {"i_sums": [sums[k] if 0 <= k < 4 else 0], "i_bytes": [byte[b] if 0 <= b < 4 else 0]}
+        inputs.append({"i_control": control, **values, "i_drain": {"address": n % 4}})
+    seen = bench.trace(block, inputs, ["o_lanes"])
+    first = -(-(end + 8) // 4) * 4
+    got = [seen[first + n + READ_LATENCY]["o_lanes"][0] for n in range(4)]
+    assert got == [max(pair) for pair in zip(sums, byte, strict=True)]

@@ -128,6 +128,7 @@ def test_loops_step_like_python(bench, limits, restart):
     ]
     seen = bench.trace(Ahead(len(limits)), inputs, ["o_steps", "o_end", "o_end_begun", "o_begun"])
     at = 0
+    assert restart or any(values["o_begun"] for values in seen)
     for cycle, (values, given) in enumerate(zip(seen, inputs, strict=True)):
         ends = [count == limit - 1 for count, limit in zip(every[at % len(every)], limits, strict=True)]
         steps = [all(ends[n + 1 :]) for n in range(len(limits))]
