@@ -15,7 +15,7 @@ __all__ = ["READ_LATENCY", "REVISIT", "Accumulators", "control_layout", "drain_l
 REVISIT = 4
 
 #: Cycles from ``i_drain`` to ``o_lanes``.
-READ_LATENCY = 2
+READ_LATENCY = 3
 
 
 def control_layout(shifts: int) -> data.StructLayout:
@@ -240,5 +240,8 @@ class Accumulators(wiring.Component):
                 for group in range(self.columns // self.lanes):
                     m.d.comb += group_sums[group].eq(drained[half][group * self.lanes + lane])
                 halves.append(group_sums[wanted[1].group])
-            m.d.comb += self.o_lanes[lane].eq(Mux(wanted[1].address[bits], halves[1], halves[0]))
+            # (from memories that lie far apart, to tables that lie far from here: each way has a cycle to itself)
+            found = Signal(signed(32), name=f"found_{lane}", reset_less=True)
+            m.d.sync += found.eq(Mux(wanted[1].address[bits], halves[1], halves[0]))
+            m.d.comb += self.o_lanes[lane].eq(found)
         return m

@@ -21,9 +21,9 @@ __all__ = ["PAIR_LATENCY", "RESULTS", "TABLE_LATENCY", "StoreUnit", "table_write
 #: Finished groups that may wait for a port; at least the depth of the pipeline, so that it never limits by itself.
 RESULTS = 32
 
-#: Cycles that the table lookups take: one each for memory and the register behind it.
-PAIR_LATENCY = 2
-TABLE_LATENCY = 2
+#: Cycles that the table lookups take: one each for memory, the register behind it, and what becomes of that.
+PAIR_LATENCY = 3
+TABLE_LATENCY = 3
 
 
 def transfer_layout() -> data.StructLayout:
@@ -413,7 +413,7 @@ class StoreUnit(wiring.Component):
 
     def _pair_sums(self, m: Module, sums: list[Value], tag: data.View) -> list[Value]:
         """Replace a sum by the two operands' table entries where the tag says so, ``PAIR_LATENCY`` cycles later."""
-        chosen = Signal(PAIR_LATENCY, name="pair_chosen", reset_less=True)
+        chosen = Signal(PAIR_LATENCY - 1, name="pair_chosen", reset_less=True)
         m.d.sync += chosen.eq(Cat(tag.pair, chosen))
         outcome: list[Value] = []
         for lane, total in enumerate(sums):
@@ -432,17 +432,19 @@ class StoreUnit(wiring.Component):
                 m.d.comb += [read.en.eq(1), read.addr.eq(Cat(total[8 * which : 8 * which + 8], Const(which, 1)))]
                 operands.append(operand)
             waiting: Value = total
-            for n in range(PAIR_LATENCY):
+            for n in range(PAIR_LATENCY - 1):
                 later = Signal(signed(32), name=f"sum_{lane}_{n}", reset_less=True)
                 m.d.sync += later.eq(waiting)
                 waiting = later
             first, second = Mux(chosen[-1], operands[0], waiting), Mux(chosen[-1], operands[1], 0)
-            outcome.append((first + second)[:32].as_signed())
+            pair_sum = Signal(signed(32), name=f"pair_sum_{lane}", reset_less=True)
+            m.d.sync += pair_sum.eq((first + second)[:32].as_signed())
+            outcome.append(pair_sum)
         return outcome
 
     def _look_up(self, m: Module, values: list[Value], tag: data.View) -> list[Value]:
         """Pass each byte through the activation table where the tag says so, ``TABLE_LATENCY`` cycles later."""
-        chosen = Signal(TABLE_LATENCY, name="table_chosen", reset_less=True)
+        chosen = Signal(TABLE_LATENCY - 1, name="table_chosen", reset_less=True)
         m.d.sync += chosen.eq(Cat(tag.use_table, chosen))
         outcome: list[Value] = []
         for lane, value in enumerate(values):
@@ -459,11 +461,13 @@ class StoreUnit(wiring.Component):
             found = Signal(signed(8), name=f"found_{lane}", reset_less=True)
             m.d.sync += found.eq(read.data)
             plain = value
-            for n in range(TABLE_LATENCY):
+            for n in range(TABLE_LATENCY - 1):
                 later = Signal(signed(8), name=f"plain_{lane}_{n}", reset_less=True)
                 m.d.sync += later.eq(plain)
                 plain = later
-            outcome.append(Mux(chosen[-1], found, plain))
+            value_out = Signal(signed(8), name=f"looked_up_{lane}", reset_less=True)
+            m.d.sync += value_out.eq(Mux(chosen[-1], found, plain))
+            outcome.append(value_out)
         return outcome
 
 

@@ -16,7 +16,7 @@ from accel.config import EngineConfig
 __all__ = ["TileWork", "Timeline"]
 
 #: Cycles that the output stage takes beyond its groups: its pipeline, and the orders at its ends.
-_STORE_LATENCY = 29
+_STORE_LATENCY = 32
 
 #: Cycles that the array takes beyond its passes and its own size: the way to it and the orders at its ends.
 _EXECUTE_LATENCY = 12

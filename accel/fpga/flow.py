@@ -49,11 +49,11 @@ _TARGET = 120
 #: without, after 8 to 40 minutes beside other jobs.
 _TIMING_WEIGHT = 52
 
-#: How the router of ECP5 settles which signal gets a wire that several want. From round to round it raises the price of such wires,
-#: and of its own accord so fast that a signal which gives way early goes round half the device, and stays there. So what a wire
-#: costs now rises by a quarter of that; what it costs because it was wanted before, by twice as much instead, which
-#: those with time to spare mind more than those without. Estimates are taken as they are, and nothing is gained by staying near the
-#: middle of a net. Routes of `base` come to their end in a third of the time so.
+#: How the router of ECP5 settles which signal gets a wire that several want. It raises the price of such wires from round to round,
+#: of its own accord so fast that a signal which gives way early goes round half the device, and stays there: it is not looked at
+#: again while nobody else wants that way. Here the price of a wire that is wanted now rises by a quarter of that. For having been
+#: wanted before it rises twice as fast: with half the speed, routes of `base` came to their end from every other placement only.
+#: Estimates are taken as they are, and nothing is gained by staying near the middle of a net.
 ROUTER = {
     "router2/currCongWeightMult": "0.5",  # not 2
     "router2/histCongWeight": "2.0",  # not 1

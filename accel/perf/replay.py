@@ -409,7 +409,7 @@ class Replay:
         config = self.config
         # from a group's issue to its result at the head of the results: issue register, accumulators, operand tables, requantiser,
         # table, results
-        latency = 1 + 2 + (2 if config.elementwise else 0) + 9 + (2 if config.tables else 0) + 1
+        latency = 1 + 3 + (3 if config.elementwise else 0) + 9 + (3 if config.tables else 0) + 1
         free = 0
         for index in range(1 << 62):
             while len(unit.entries) <= index:

@@ -48,8 +48,10 @@ def test_constants_are_the_hardwares(module: ModuleType) -> None:
 
 def test_latencies_that_the_model_has_as_numbers() -> None:
     """``_store`` counts them, and ``_fetch`` whole bursts of instructions: a change of the hardware must come by here."""
-    assert accumulators.READ_LATENCY == 2
+    assert accumulators.READ_LATENCY == 3
+    assert store.PAIR_LATENCY == 3
     assert Requantiser.LATENCY == 9
+    assert store.TABLE_LATENCY == 3
     assert dispatch.FETCH_BYTES % INSTRUCTION_BYTES == 0
 
 
