@@ -343,6 +343,9 @@ class Reporter(Protocol):
     def advance(self, done: int) -> None:
         """Tell how much of the step is done."""
 
+    def detail(self, text: str) -> None:
+        """Tell what the step is at, where that cannot be counted."""
+
     def __enter__(self) -> Reporter: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
@@ -376,8 +379,12 @@ class TerminalProgress:
 
     def advance(self, done: int) -> None:
         """Tell how much of the step is done."""
+        self.detail(f"{done:,} {self._unit}")
+
+    def detail(self, text: str) -> None:
+        """Tell what the step is at, where that cannot be counted."""
         if self._task is not None:
-            self._line.update(self._task, description=f"{self._text}: {done:,} {self._unit}")
+            self._line.update(self._task, description=f"{self._text}: {text}")
 
 
 class PlainProgress:
@@ -401,8 +408,12 @@ class PlainProgress:
 
     def advance(self, done: int) -> None:
         """Tell how much of the step is done."""
+        self.detail(f"{done:,} {self._unit}")
+
+    def detail(self, text: str) -> None:
+        """Tell what the step is at, where that cannot be counted."""
         if time.monotonic() - self._said >= PLAIN_INTERVAL:
-            self._say(f"{self._text}: {done:,} {self._unit}")
+            self._say(f"{self._text}: {text}")
 
     def _say(self, line: str) -> None:
         print(line, file=self._stream, flush=True)

@@ -23,6 +23,7 @@ from accel.fpga import build_core, mending, parse_device
 from accel.frontends import load_network
 from accel.perf import estimate
 from accel.program import MemoryTiming
+from accel.terminal import make_progress
 from sim.cache import digest_of
 from sim.verilator import product_verilog
 
@@ -49,15 +50,17 @@ def measure(part: str, name: str, seeds: Sequence[int], network: str) -> dict[st
     """Return one row; progress goes to standard error."""
     config, device = load_config(name), parse_device(part)
     cycles = estimate(compile_network(load_network(network, assume=True), config), MemoryTiming()).cycles
-    build = build_core(
-        config,
-        device,
-        product=lambda engine: product_verilog(engine, bus="axi"),
-        seeds=seeds,
-        network=network,
-        cycles=cycles,
-        stage=lambda text: click.echo(text, err=True),
-    )
+    with make_progress(sys.stderr) as progress:
+        build = build_core(
+            config,
+            device,
+            product=lambda engine: product_verilog(engine, bus="axi"),
+            seeds=seeds,
+            network=network,
+            cycles=cycles,
+            stage=progress.stage,
+            detail=progress.detail,
+        )
     row = build.as_dict()
     if row["critical_path"]:
         del row["critical_path"]["hops"]

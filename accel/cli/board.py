@@ -96,7 +96,7 @@ def bitstream(
                 clock=settings.clock / 1e6,
             )
             try:
-                build = flow.build_design(design, device, seeds=dict.fromkeys(seeds), stage=progress.stage)
+                build = flow.build_design(design, device, seeds=dict.fromkeys(seeds), stage=progress.stage, detail=progress.detail)
                 break
             except flow.TooSlowError as error:
                 slower = clock_below(error.reached * 1e6)

@@ -92,7 +92,14 @@ def fpga(
         cycles = perf.estimate(compile_network(loaded, chosen), MemoryTiming()).cycles
         chosen = flow.suited(chosen, device)
         build = flow.build_core(
-            chosen, device, product=product, seeds=dict.fromkeys(seeds), network=loaded.name, cycles=cycles, stage=progress.stage
+            chosen,
+            device,
+            product=product,
+            seeds=dict.fromkeys(seeds),
+            network=loaded.name,
+            cycles=cycles,
+            stage=progress.stage,
+            detail=progress.detail,
         )
     outcome = {"board": board, **build.as_dict()}
     if directory is not None:

@@ -13,7 +13,7 @@ from accel.fpga.build import (
     suited,
 )
 from accel.fpga.devices import BOARDS, KINDS, Board, Device, Pin, load_board, parse_device
-from accel.fpga.errors import DoesNotFitError, FpgaError
+from accel.fpga.errors import DoesNotFitError, FpgaError, NoRouteError
 from accel.fpga.flow import (
     Netlist,
     Resource,
@@ -41,6 +41,7 @@ __all__ = [
     "DoesNotFitError",
     "FpgaError",
     "Netlist",
+    "NoRouteError",
     "Pin",
     "Resource",
     "Route",

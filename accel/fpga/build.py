@@ -8,7 +8,7 @@ from typing import Any
 
 from accel.config import DESIGNS, PRESETS, EngineConfig, Multiply
 from accel.fpga.devices import KINDS, Device
-from accel.fpga.errors import DoesNotFitError, FpgaError
+from accel.fpga.errors import DoesNotFitError, FpgaError, NoRouteError
 from accel.fpga.flow import Netlist, Resource, Route, area, is_crowded, pack, place_and_route, synthesise, tools_of, with_harness
 from accel.fpga.harness import Port
 from accel.isa import WINDOW_TAPS
@@ -32,7 +32,7 @@ __all__ = [
 #: Returns a configuration's core: Verilog, and ports.
 Product = Callable[[EngineConfig], tuple[str, Sequence[Port]]]
 
-#: Is told what begins.
+#: Is told what begins, or how far that is.
 Stage = Callable[[str], None]
 
 #: Configurations with names whose cores may be looked at for any device.
@@ -59,13 +59,14 @@ class Design:
 
 @dataclass(frozen=True)
 class DesignBuild:
-    """A design on a device: what it takes, the ``routes`` that were made of it, the last of which keeps its clock, and the
-    bitstream of that one by the suffixes of its files."""
+    """A design on a device: what it takes, the ``routes`` that were made of it, the last of which keeps its clock, why there is no
+    route from other seeds, and the bitstream of the last one by the suffixes of its files."""
 
     design: Design
     device: Device
     resources: Mapping[str, Resource]
     routes: tuple[Route, ...]
+    stuck: Mapping[int, str]
     bitstream: Mapping[str, bytes]
     tools: tuple[str, ...]
 
@@ -75,7 +76,7 @@ class DesignBuild:
             "device": self.device.part,
             "resources": _resources_as_dict(self.resources),
             "clock_mhz": self.design.clock,
-            **_routes_as_dict(self.routes, self.routes[-1]),
+            **_routes_as_dict(self.routes, self.routes[-1], self.stuck),
             "notes": list(self.device.notes),
             "tools": list(self.tools),
         }
@@ -86,7 +87,8 @@ class Build:
     """A core on a device.
 
     ``resources`` are the core's own; ``routes`` are of the core in its harness, which adds ``harness`` to them, and there are none
-    on a device whose frequency no tool here tells. ``cycles`` are those of an image of ``network``.
+    on a device whose frequency no tool here tells. ``stuck`` says why there is none from a seed. ``cycles`` are those of an
+    image of ``network``.
     """
 
     config: EngineConfig
@@ -94,6 +96,7 @@ class Build:
     resources: Mapping[str, Resource]
     harness: Mapping[str, int]
     routes: tuple[Route, ...]
+    stuck: Mapping[int, str]
     tools: tuple[str, ...]
     network: str
     cycles: int
@@ -115,7 +118,7 @@ class Build:
             "config": self.config.as_dict(),
             "resources": _resources_as_dict(self.resources),
             "harness": dict(self.harness),
-            **_routes_as_dict(self.routes, self.best),
+            **_routes_as_dict(self.routes, self.best, self.stuck),
             "network": self.network,
             "cycles": self.cycles,
             "images_per_second": self.images_per_second,
@@ -128,9 +131,11 @@ def _resources_as_dict(resources: Mapping[str, Resource]) -> dict[str, Any]:
     return {kind: {"used": found.used, "available": found.available} for kind, found in resources.items()}
 
 
-def _routes_as_dict(routes: Sequence[Route], best: Route | None) -> dict[str, Any]:
+def _routes_as_dict(routes: Sequence[Route], best: Route | None, stuck: Mapping[int, str]) -> dict[str, Any]:
+    tried: list[dict[str, Any]] = [{"seed": route.seed, "fmax_mhz": route.fmax} for route in routes]
+    tried += [{"seed": seed, "fmax_mhz": None, "reason": reason} for seed, reason in stuck.items()]
     return {
-        "seeds": [{"seed": route.seed, "fmax_mhz": route.fmax} for route in routes],
+        "seeds": sorted(tried, key=lambda one: int(one["seed"])),
         "fmax_mhz": None if best is None else best.fmax,
         "best_seed": None if best is None else best.seed,
         "critical_path": None
@@ -154,7 +159,7 @@ class TooSlowError(FpgaError):
         self.reached = reached
 
 
-def build_design(design: Design, device: Device, *, seeds: Iterable[int], stage: Stage) -> DesignBuild:
+def build_design(design: Design, device: Device, *, seeds: Iterable[int], stage: Stage, detail: Stage | None = None) -> DesignBuild:
     """Synthesise a design, place and route it from one seed after the other until its clock is kept, and make its bitstream.
 
     Raises :class:`DoesNotFitError`; :class:`TooSlowError` when no seed leads to the clock, for there is no bitstream of a design
@@ -167,12 +172,21 @@ def build_design(design: Design, device: Device, *, seeds: Iterable[int], stage:
     if short := excess(resources):
         raise DoesNotFitError(f"the design does not fit {device.part}: it takes {' and '.join(short)}; take a larger board")
     routes: list[Route] = []
+    stuck: dict[int, str] = {}
+    crowded = is_crowded(resources)
     for seed in seeds:
         stage(f"placing and routing {design.top} for {design.clock:g} MHz on {device.part} from seed {seed} (kept afterwards)")
-        routes.append(place_and_route(netlist, device, seed=seed, crowded=is_crowded(resources), constraints=design.constraints))
-        if routes[-1].fmax >= design.clock:
+        try:
+            route = place_and_route(netlist, device, seed=seed, crowded=crowded, constraints=design.constraints, detail=detail)
+        except NoRouteError as error:
+            stuck[seed] = str(error)
+            continue
+        routes.append(route)
+        if route.fmax >= design.clock:
             break
     else:
+        if not routes:
+            raise NoRouteError(stuck[max(stuck)])
         best = max(routes, key=lambda route: route.fmax)
         tried = ", ".join(str(route.seed) for route in routes)
         raise TooSlowError(
@@ -182,7 +196,7 @@ def build_design(design: Design, device: Device, *, seeds: Iterable[int], stage:
             best.fmax,
         )
     stage("making the bitstream")
-    return DesignBuild(design, device, resources, tuple(routes), pack(routes[-1], device), tools_of(device))
+    return DesignBuild(design, device, resources, tuple(routes), stuck, pack(routes[-1], device), tools_of(device))
 
 
 #: Multipliers of a device, of 18 by 18 or 25 by 18 bits, that a requantiser's lane takes for its 32 by 31 bits.
@@ -216,26 +230,40 @@ def area_of_core(config: EngineConfig, device: Device, product: Product, stage: 
 
 
 def build_core(
-    config: EngineConfig, device: Device, *, product: Product, seeds: Iterable[int], network: str, cycles: int, stage: Stage
+    config: EngineConfig,
+    device: Device,
+    *,
+    product: Product,
+    seeds: Iterable[int],
+    network: str,
+    cycles: int,
+    stage: Stage,
+    detail: Stage | None = None,
 ) -> Build:
     """Synthesise a core, and place and route it from every seed, where the device's frequencies mean something.
 
     Raises :class:`DoesNotFitError`, which names the largest named configuration that fits, and :class:`FpgaError` when a tool is
-    missing or a route fails.
+    missing or fails, or no seed leads to a route.
     """
     config = suited(config, device)
     core, resources = area_of_core(config, device, product, stage)
     if short := excess(resources):
         raise DoesNotFitError(_too_large(config, device, short, resources["dsps"].available or 0, product, stage))
     routes: list[Route] = []
+    stuck: dict[int, str] = {}
     harness: dict[str, int] = {}
     if device.routable:
         design = with_harness(core, product(config)[1], device)
         for seed in seeds:
             stage(f"placing and routing {config.name} on {device.part} from seed {seed} (kept afterwards)")
-            routes.append(place_and_route(design, device, seed=seed, crowded=is_crowded(resources)))
+            try:
+                routes.append(place_and_route(design, device, seed=seed, crowded=is_crowded(resources), detail=detail))
+            except NoRouteError as error:
+                stuck[seed] = str(error)
+        if not routes:
+            raise NoRouteError(stuck[max(stuck)])
         harness = {kind: r.used - resources[kind].used for kind, r in routes[0].resources.items()}
-    return Build(config, device, resources, harness, tuple(routes), tools_of(device), network, cycles)
+    return Build(config, device, resources, harness, tuple(routes), stuck, tools_of(device), network, cycles)
 
 
 def excess(resources: Mapping[str, Resource]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from accel.errors import SystolithError
 
-__all__ = ["DoesNotFitError", "FpgaError"]
+__all__ = ["DoesNotFitError", "FpgaError", "NoRouteError"]
 
 
 class FpgaError(SystolithError):
@@ -11,3 +11,7 @@ class FpgaError(SystolithError):
 
 class DoesNotFitError(FpgaError):
     """A design that needs more of something than the device has."""
+
+
+class NoRouteError(FpgaError):
+    """A placement that the router does not come to an end with. Another seed may do better."""

@@ -9,14 +9,14 @@ import inspect
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accel.fpga import block_ram, copies
 from accel.fpga.devices import Device, Pin
-from accel.fpga.errors import FpgaError
+from accel.fpga.errors import FpgaError, NoRouteError
 from accel.fpga.harness import HARNESS, Port, harness_verilog
 from accel.fpga.tools import run_tool, tool_version
 from sim.cache import cached, digest_of
@@ -236,14 +236,16 @@ def place_and_route(
     pins: Mapping[str, Pin] | None = None,
     clocks: Mapping[str, float] | None = None,
     constraints: str | None = None,
+    detail: Callable[[str], None] | None = None,
 ) -> Route:
     """Place and route a design from a seed.
 
     ``crowded``: it takes so much of the device (:func:`is_crowded`) that only wires matter to the placer.
     ``pins`` says where ports go; nextpnr chooses for those that are not in it (not on Gowin). ``clocks`` are the frequencies of
     clock ports, in MHz, if they differ from what placer and router aim at anyway. ``constraints`` take the place of both: a
-    whole file of the family's kind, in which a port that it does not mention is an error.
-    Raises :class:`FpgaError` when it cannot be placed or routed.
+    whole file of the family's kind, in which a port that it does not mention is an error. ``detail`` is told how far nextpnr is.
+    Raises :class:`FpgaError` when it cannot be placed or routed, and :class:`NoRouteError` of its kind when the router comes no
+    further.
     """
     tool = _NEXTPNR[device.family]
     files = list(_FILES[device.family])
@@ -255,7 +257,7 @@ def place_and_route(
         arguments += ["--router", "router2"]  # the other one does not come to an end; on iCE40 this one fails where that one routes
         if not crowded:
             arguments += ["--placer-heap-timingweight", str(_TIMING_WEIGHT)]
-    arguments += ["--freq", str(_TARGET), "--timing-allow-fail", "--report", "report.json", "-q"]
+    arguments += ["--freq", str(_TARGET), "--timing-allow-fail", "--report", "report.json"]
 
     settings = ROUTER if device.family == "ecp5" else {}
 
@@ -264,7 +266,8 @@ def place_and_route(
         design["modules"][netlist.top]["settings"] = settings  # for which nextpnr has no options
         (place / "netlist.json").write_text(json.dumps(design), encoding="utf-8")
         (place / "pins").write_text(constraints, encoding="utf-8")
-        run_tool(f"{netlist.top} could not be placed and routed on {device.part} from seed {seed}", tool, arguments, place)
+        refusal = f"{netlist.top} could not be placed and routed on {device.part} from seed {seed}"
+        run_tool(refusal, tool, arguments, place, line=_Watch(refusal, detail).line)
         (place / "netlist.json").unlink()
 
     asked = (tool_version(tool), *arguments, constraints, json.dumps(settings), netlist.file.parent.name)
@@ -277,6 +280,44 @@ def place_and_route(
         resources=_utilisation(report, netlist.cells, device),
         layout=place / "layout",
     )
+
+
+class _Watch:
+    """Tells on what nextpnr says while it works, and ends it when its router2 comes no further."""
+
+    #: Rounds without fewer wires that several signals want. Routes that came to an end were never without progress for a third
+    #: of that; others went on for hours.
+    PATIENCE = 60
+
+    _SAID = (
+        (re.compile(r"at initial placer iter (\d+)"), "placing begins"),
+        (re.compile(r"at iteration #(\d+), type ALL: "), "placing, round {}"),
+        (re.compile(r"at iteration #(\d+): temp = "), "placing more finely, round {}"),
+        (re.compile(r"\biter=(\d+) wires=\d+ overused=(\d+)"), "routing, round {}, {} wires wanted by several signals"),
+    )
+
+    def __init__(self, refusal: str, detail: Callable[[str], None] | None) -> None:
+        self._refusal, self._detail = refusal, detail
+        self._least: int | None = None
+        self._since = 0
+
+    def line(self, text: str) -> None:
+        for pattern, telling in self._SAID:
+            if found := pattern.search(text):
+                numbers = [int(number) for number in found.groups()]
+                if self._detail is not None:
+                    self._detail(telling.format(*(f"{number:,}" for number in numbers)))
+                if "wanted" in telling:
+                    self._wanted(*numbers)
+
+    def _wanted(self, rounds: int, wires: int) -> None:
+        if self._least is None or wires < self._least:
+            self._least, self._since = wires, rounds
+        elif rounds - self._since >= self.PATIENCE:
+            raise NoRouteError(
+                f"{self._refusal}: after {rounds} rounds {self._least:,} wires were still wanted by several signals, no fewer than "
+                f"{self.PATIENCE} rounds before; try another seed"
+            )
 
 
 #: How nextpnr takes constraints and writes its result.

@@ -28,6 +28,7 @@ def show_build(console: Console, build: Build) -> None:
         console.print(
             f"frequency: {best.fmax:.1f} MHz, the best of: {seeds}" if len(build.routes) > 1 else f"frequency: {seeds} MHz"
         )
+        _show_stuck(console, build.stuck)
         console.print(f"{build.network}: {build.cycles:,} cycles, {build.images_per_second:,.1f} images/s")
         _show_path(console, best.path)
     else:
@@ -40,6 +41,7 @@ def show_design(console: Console, build: DesignBuild) -> None:
     _show_resources(console, "design", build.resources)
     reached = ", ".join(f"{route.fmax:.1f} MHz (seed {route.seed})" for route in build.routes)
     console.print(f"clock: {build.design.clock:g} MHz; routed: {reached}", soft_wrap=True)
+    _show_stuck(console, build.stuck)
     _show_path(console, build.routes[-1].path)
     _show_notes(console, build.device.notes, build.tools)
 
@@ -53,6 +55,11 @@ def _show_resources(console: Console, whose: str, resources: Mapping[str, Resour
         share = f"{100 * found.used / found.available:.0f}" if found.available else ""
         table.add_row(KINDS[kind], f"{found.used:,}", "" if found.available is None else f"{found.available:,}", share)
     console.print(table)
+
+
+def _show_stuck(console: Console, stuck: Mapping[int, str]) -> None:
+    for reason in stuck.values():
+        console.print(f"no route: {reason}", soft_wrap=True)
 
 
 def _show_path(console: Console, path: Timing) -> None:

@@ -11,7 +11,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 
@@ -49,8 +50,11 @@ def tool_version(tool: str) -> str:
         raise FpgaError(f"{tool} is not installed; `pip install {package}` brings it, and {ALL_TOOLS}") from None
 
 
-def run_tool(refusal: str, tool: str, arguments: Sequence[str], directory: Path) -> str:
-    """Run a tool in ``directory`` and return what it printed.
+def run_tool(
+    refusal: str, tool: str, arguments: Sequence[str], directory: Path, *, line: Callable[[str], None] | None = None
+) -> str:
+    """Run a tool in ``directory`` and return what it printed; ``line`` is told each line as it comes, and may end the tool by
+    raising an error.
 
     Raises :class:`FpgaError`, ``refusal`` and the tool's own first error, when it fails or is not installed.
     """
@@ -67,14 +71,35 @@ def run_tool(refusal: str, tool: str, arguments: Sequence[str], directory: Path)
         stderr=subprocess.STDOUT,
         process_group=0,  # so that an interrupt of this program ends the tool here, and not in its own way
     )
-    try:
-        output, _ = process.communicate(timeout=_PATIENCE)
-    except subprocess.TimeoutExpired:
-        raise FpgaError(f"{refusal}: {tool} was not done after {_PATIENCE // 60} minutes") from None
-    finally:
+
+    def end() -> None:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+
+    given_up = threading.Event()
+
+    def give_up() -> None:
+        given_up.set()
+        end()
+
+    timer = threading.Timer(_PATIENCE, give_up)
+    timer.start()
+    printed = []
+    assert process.stdout is not None
+    try:
+        for text in process.stdout:
+            printed.append(text)
+            if line is not None:
+                line(text)
+        process.wait()
+    finally:
+        timer.cancel()
+        end()
+        process.wait()
+        process.stdout.close()
+    output = "".join(printed)
+    if given_up.is_set():
+        raise FpgaError(f"{refusal}: {tool} was not done after {_PATIENCE // 60} minutes")
     if process.returncode:
         raise FpgaError(f"{refusal}: {tool}: {_telling(output, process.returncode)}")
     return output

