@@ -285,15 +285,17 @@ def place_and_route(
 class _Watch:
     """Tells on what nextpnr says while it works, and ends it when its router2 comes no further."""
 
-    #: Rounds without fewer wires that several signals want. Routes that came to an end were never without progress for a third
-    #: of that; others went on for hours.
+    #: Rounds without fewer wires that several signals want, while there are many: then a round takes seconds. Rounds for the last
+    #: few take no time, and some routes came to their end after a hundred of those.
     PATIENCE = 60
+    MANY = 100
+    PATIENCE_WITH_FEW = 1000
 
     _SAID = (
         (re.compile(r"at initial placer iter (\d+)"), "placing begins"),
         (re.compile(r"at iteration #(\d+), type ALL: "), "placing, round {}"),
         (re.compile(r"at iteration #(\d+): temp = "), "placing more finely, round {}"),
-        (re.compile(r"\biter=(\d+) wires=\d+ overused=(\d+)"), "routing, round {}, {} wires wanted by several signals"),
+        (re.compile(r"\biter=(\d+) wires=\d+ overused=(\d+)"), "routing, round {}, wires that several signals want: {}"),
     )
 
     def __init__(self, refusal: str, detail: Callable[[str], None] | None) -> None:
@@ -307,16 +309,18 @@ class _Watch:
                 numbers = [int(number) for number in found.groups()]
                 if self._detail is not None:
                     self._detail(telling.format(*(f"{number:,}" for number in numbers)))
-                if "wanted" in telling:
+                if "several" in telling:
                     self._wanted(*numbers)
 
     def _wanted(self, rounds: int, wires: int) -> None:
         if self._least is None or wires < self._least:
             self._least, self._since = wires, rounds
-        elif rounds - self._since >= self.PATIENCE:
+            return
+        patience = self.PATIENCE if self._least >= self.MANY else self.PATIENCE_WITH_FEW
+        if rounds - self._since >= patience:
             raise NoRouteError(
-                f"{self._refusal}: after {rounds} rounds {self._least:,} wires were still wanted by several signals, no fewer than "
-                f"{self.PATIENCE} rounds before; try another seed"
+                f"{self._refusal}: after {rounds} rounds its router was no nearer than {patience} rounds before, when several "
+                f"signals wanted {self._least:,} of its wires; try another seed"
             )
 
 

@@ -120,7 +120,7 @@ def test_a_route_tells_how_far_it_is(toy: Core) -> None:
     for words in (
         r"placing, round \d+",
         r"placing more finely, round \d+",
-        r"routing, round \d+, 0 wires wanted by several signals",
+        r"routing, round \d+, wires that several signals want: 0",
     ):
         assert any(re.fullmatch(words, text) for text in told), words
 
@@ -138,9 +138,21 @@ def test_a_router_that_comes_no_further_is_ended() -> None:
     rounds(last + 1, [1234, *[700] * (watch.PATIENCE - 2)])
     with pytest.raises(
         NoRouteError,
-        match=rf"^no luck: after {last + watch.PATIENCE} rounds 699 wires were still .* no fewer than 60 rounds before",
+        match=rf"^no luck: after {last + watch.PATIENCE} rounds its router was no nearer than 60 .* several signals wanted 699 of",
     ):
         rounds(last + watch.PATIENCE, [700])
+
+
+def test_the_last_few_wires_may_take_the_router_many_rounds() -> None:
+    watch = flow._Watch("no luck", None)
+
+    def rounds(first: int, last: int) -> None:
+        for n in range(first, last):
+            watch.line(f"Info:     iter={n} wires=5000 overused={max(1, 1000 - 50 * n)} overuse=3 archfail=NA\n")
+
+    rounds(1, 1020)  # one from the twentieth on
+    with pytest.raises(NoRouteError, match=r"after 1020 rounds its router was no nearer than 1000 .* wanted 1 of its wires"):
+        rounds(1020, 1021)
 
 
 def test_a_tool_is_ended_by_who_has_heard_enough(tmp_path: Path) -> None:

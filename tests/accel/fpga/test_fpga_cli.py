@@ -121,7 +121,7 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             raise TooSlowError("too slow", 41.9)
         hop = Hop(kind="logic", delay=25.0, to="b", cell="b")
         route = Route(seed=1, fmax=40.0, path=Timing("a", "b", 25.0, (hop,)), resources={}, layout=Path())
-        return DesignBuild(design, device, {}, (route,), {"bit": b"bits"}, ())
+        return DesignBuild(design, device, {}, (route,), {}, {"bit": b"bits"}, ())
 
     monkeypatch.setattr("accel.fpga.build_design", build)
     return tried
