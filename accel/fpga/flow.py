@@ -268,7 +268,12 @@ def place_and_route(
         (place / "netlist.json").write_text(json.dumps(design), encoding="utf-8")
         (place / "pins").write_text(constraints, encoding="utf-8")
         refusal = f"{netlist.top} could not be placed and routed on {device.part} from seed {seed}"
-        run_tool(refusal, tool, arguments, place, line=_Watch(refusal, detail).line)
+        try:
+            run_tool(refusal, tool, arguments, place, line=_Watch(refusal, detail).line)
+        except FpgaError as error:
+            if "Failed to route" in str(error):  # nextpnr's own words, of a pin that it chose without a way to the clock net, say
+                raise NoRouteError(f"{error.args[0]}; try another seed") from None
+            raise
         (place / "netlist.json").unlink()
 
     asked = (tool_version(tool), *arguments, constraints, json.dumps(settings), netlist.file.parent.name)

@@ -143,6 +143,22 @@ def test_a_router_that_comes_no_further_is_ended() -> None:
         rounds(last + watch.PATIENCE, [700])
 
 
+def test_a_placement_that_has_no_route_is_no_failure_of_the_tool(toy: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, design = harnessed(toy, ECP5)
+
+    def fail(refusal: str, *_: object, **__: object) -> str:
+        raise FpgaError(f"{refusal}: {said}")
+
+    monkeypatch.setattr(flow, "run_tool", fail)
+    said = "Failed to route arc 0.0 of net 'clk', from X15/Y0 to X0/Y0"
+    with pytest.raises(NoRouteError, match=r"from seed 78: Failed to route arc .*; try another seed$"):
+        place_and_route(design, ECP5, seed=78)
+    said = "no such package"
+    with pytest.raises(FpgaError, match=r"from seed 78: no such package$") as refusal:
+        place_and_route(design, ECP5, seed=78)
+    assert not isinstance(refusal.value, NoRouteError)
+
+
 def test_the_last_few_wires_may_take_the_router_many_rounds() -> None:
     watch = flow._Watch("no luck", None)
 
