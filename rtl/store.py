@@ -465,9 +465,9 @@ class StoreUnit(wiring.Component):
                 later = Signal(signed(8), name=f"plain_{lane}_{n}", reset_less=True)
                 m.d.sync += later.eq(plain)
                 plain = later
-            value_out = Signal(signed(8), name=f"looked_up_{lane}", reset_less=True)
-            m.d.sync += value_out.eq(Mux(chosen[-1], found, plain))
-            outcome.append(value_out)
+            looked_up = Signal(signed(8), name=f"looked_up_{lane}", reset_less=True)
+            m.d.sync += looked_up.eq(Mux(chosen[-1], found, plain))
+            outcome.append(looked_up)
         return outcome
 
 
