@@ -1,7 +1,7 @@
 """Area and frequency of cores on FPGAs: measures rows, keeps them in ``fpga.json``, writes the table of ``docs/fpga.md`` from them.
 
-A row names the tools and, by a digest, the core's Verilog and what is done to its netlist: one whose digest is no longer that of
-the core is of an older core.
+A row names the tools and, by a digest, the core's Verilog and what is done to its netlist and placement: one whose digest is no
+longer that of the core is of an older core.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from records import write_json
 from accel.compiler import compile_network
 from accel.config import load_config
 from accel.errors import SystolithError
-from accel.fpga import build_core, mending, parse_device
+from accel.fpga import build_core, mending, parse_device, planning
 from accel.frontends import load_network
 from accel.perf import estimate
 from accel.program import MemoryTiming
@@ -64,7 +64,11 @@ def measure(part: str, name: str, seeds: Sequence[int], network: str) -> dict[st
     row = build.as_dict()
     if row["critical_path"]:
         del row["critical_path"]["hops"]
-    return {"core": digest_of([product_verilog(config, bus="axi")[0], mending(device)]), **row, "config": config.name}
+    return {
+        "core": digest_of([product_verilog(config, bus="axi")[0], mending(device), planning(device)]),
+        **row,
+        "config": config.name,
+    }
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

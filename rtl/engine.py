@@ -16,6 +16,7 @@ from rtl.execute import ExecuteUnit
 from rtl.layouts import QUEUES
 from rtl.load import LoadUnit
 from rtl.read_port import ReadPort
+from rtl.reset import OwnReset
 from rtl.scratchpad import Scratchpad
 from rtl.store import StoreUnit
 from rtl.weights import WeightMemory
@@ -24,6 +25,9 @@ from rtl.write_port import WritePort
 __all__ = ["Core", "Engine", "axi_members"]
 
 _AXI_INCR = 1
+
+#: Registers between the decision that the core begins or ends and the core's reset.
+RESET_STAGES = 2
 
 
 def axi_members(bus_bytes: int) -> dict[str, wiring.Member]:
@@ -284,7 +288,11 @@ class Engine(wiring.Component):
         core = Core(config=self.config)
         running = Signal()
         held = Signal(init=1)
-        m.submodules.core = ResetInserter(held)(core)
+        # The core's reset is a wire to every corner of it. It has a cycle from ``held`` to the copies that are made of its last
+        # register, and one from those on.
+        resets = [Signal(name=f"reset_{n}", init=1) for n in range(RESET_STAGES)]
+        m.d.sync += [later.eq(sooner) for later, sooner in zip(resets, [held, *resets], strict=False)]
+        m.submodules.core = OwnReset(resets[-1])(core)
         for name in core.signature.members:
             if name in self.signature.members:
                 outside, inside = getattr(self, name), getattr(core, name)
@@ -296,19 +304,30 @@ class Engine(wiring.Component):
         error = Signal(Error)
         error_index = Signal(24)
         cycles = Signal(32)
+        # a program that is wanted before the core has come to its reset
+        wanted = Signal()
+        # the core runs it, and is no longer as the last one left it
+        begun = Signal()
+        # it is to be aborted as soon as it can be told
+        aborted = Signal()
         m.d.comb += [
             core.i_base.eq(registers.o_base),
-            core.i_abort.eq(registers.o_clear),
-            registers.i_busy.eq(running),
+            core.i_abort.eq(registers.o_clear | aborted),
+            registers.i_busy.eq(running | wanted),
             registers.i_done.eq(done),
             registers.i_error.eq(error),
             registers.i_error_address.eq(error_index * INSTRUCTION_BYTES),
             registers.i_cycles.eq(cycles),
             self.interrupt.eq(registers.o_interrupt),
+            begun.eq(running & ~resets[-1]),
         ]
+        with m.If(begun):
+            m.d.sync += aborted.eq(0)
+        with m.Elif((running | wanted) & registers.o_clear):
+            m.d.sync += aborted.eq(1)
         with m.If(running):
-            m.d.sync += cycles.eq(cycles + 1)
-            with m.If(core.o_done | ((core.o_error != Error.NONE) & core.o_quiet)):
+            m.d.sync += cycles.eq(cycles + begun)
+            with m.If(begun & (core.o_done | ((core.o_error != Error.NONE) & core.o_quiet))):
                 m.d.sync += [
                     running.eq(0),
                     held.eq(1),
@@ -317,8 +336,10 @@ class Engine(wiring.Component):
                     error_index.eq(core.o_error_index),
                 ]
         with m.Else():
-            with m.If(registers.o_start & (error == Error.NONE)):
-                m.d.sync += [running.eq(1), held.eq(0), done.eq(0), cycles.eq(0)]
+            with m.If((registers.o_start | wanted) & (error == Error.NONE)):
+                m.d.sync += [wanted.eq(~resets[-1]), done.eq(0)]
+                with m.If(resets[-1]):
+                    m.d.sync += [running.eq(1), held.eq(0), cycles.eq(0)]
             with m.Elif(registers.o_clear):
                 m.d.sync += [done.eq(0), error.eq(Error.NONE), error_index.eq(0)]
         return m

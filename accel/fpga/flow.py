@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accel.fpga import block_ram, copies
+from accel.fpga import block_ram, copies, floorplan
 from accel.fpga.devices import Device, Pin
 from accel.fpga.errors import FpgaError, NoRouteError
 from accel.fpga.harness import HARNESS, Port, harness_verilog
@@ -32,6 +32,7 @@ __all__ = [
     "mending",
     "pack",
     "place_and_route",
+    "planning",
     "synthesise",
     "tools_of",
     "with_harness",
@@ -222,6 +223,39 @@ def area(netlist: Netlist, device: Device) -> dict[str, Resource]:
     return _utilisation(json.loads((place / "report.json").read_text(encoding="utf-8")), netlist.cells, device)
 
 
+def block_sites(device: Device) -> dict[str, list[floorplan.Site]]:
+    """Return where on an ECP5 the blocks of :mod:`accel.fpga.floorplan` can go, by what goes there.
+
+    nextpnr is asked: it places a design that is nothing but as many blocks as there are.
+    """
+    assert device.capacity is not None
+    tool = _NEXTPNR[device.family]
+    arguments = [*device.place, "--json", "netlist.json", "--no-route", "--write", "placed.json", "-q"]
+    empty: dict[str, Any] = {"hide_name": 0, "parameters": {}, "attributes": {}, "port_directions": {}, "connections": {}}
+    counts = zip(floorplan.BLOCKS, (device.capacity["dsps"], device.capacity["brams"]), strict=True)
+    blocks = {f"{kind}_{n}": {"type": kind, **empty} for kind, count in counts for n in range(count)}
+    top = {"attributes": {"top": "1"}, "ports": {}, "cells": blocks, "netnames": {}}
+
+    def make(place: Path) -> None:
+        (place / "netlist.json").write_text(json.dumps({"modules": {"top": top}}), encoding="utf-8")
+        run_tool(f"the blocks of {device.part} could not be found", tool, arguments, place)
+        (place / "netlist.json").unlink()
+
+    place = cached("fpga", digest_of((tool_version(tool), *arguments, json.dumps(top))), make)
+    sites: dict[str, list[floorplan.Site]] = {kind: [] for kind in floorplan.BLOCKS}
+    (placed,) = json.loads((place / "placed.json").read_text(encoding="utf-8"))["modules"].values()
+    for cell in placed["cells"].values():
+        bel = cell["attributes"]["NEXTPNR_BEL"]  # X4/Y22/EBR0
+        x, y, _ = bel.split("/")
+        sites[cell["type"]].append(floorplan.Site(int(x[1:]), int(y[1:]), bel))
+    return {kind: sorted(found) for kind, found in sites.items()}
+
+
+def planning(device: Device) -> str:
+    """Return the source of what is decided of a placement before nextpnr, for digests of what depends on it."""
+    return inspect.getsource(floorplan) if device.family == "ecp5" else ""
+
+
 def is_crowded(resources: Mapping[str, Resource]) -> bool:
     """Return whether a design leaves the placer little choice."""
     tables = resources["luts"]
@@ -264,7 +298,11 @@ def place_and_route(
 
     def make(place: Path) -> None:
         design = json.loads(netlist.file.read_text(encoding="utf-8"))
-        design["modules"][netlist.top]["settings"] = settings  # for which nextpnr has no options
+        module = design["modules"][netlist.top]
+        module["settings"] = settings  # for which nextpnr has no options
+        if device.family == "ecp5":
+            for name, bel in floorplan.floorplan(module, block_sites(device), seed=seed).items():
+                module["cells"][name]["attributes"]["BEL"] = bel
         (place / "netlist.json").write_text(json.dumps(design), encoding="utf-8")
         (place / "pins").write_text(constraints, encoding="utf-8")
         refusal = f"{netlist.top} could not be placed and routed on {device.part} from seed {seed}"
@@ -276,7 +314,7 @@ def place_and_route(
             raise
         (place / "netlist.json").unlink()
 
-    asked = (tool_version(tool), *arguments, constraints, json.dumps(settings), netlist.file.parent.name)
+    asked = (tool_version(tool), *arguments, constraints, json.dumps(settings), planning(device), netlist.file.parent.name)
     place = cached("fpga", digest_of(asked), make)
     report = json.loads((place / "report.json").read_text(encoding="utf-8"))
     return Route(
