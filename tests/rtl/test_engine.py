@@ -111,7 +111,7 @@ class Host:
 
     def run(self, host):
         """Run an async function of the context to its end."""
-        self.bench.run(self.module, host, background=[self.serve], limit=9000)
+        self.bench.run(self.module, host, background=[self.serve], limit=20000)
 
     async def write(self, ctx, register, value):
         engine = self.engine
@@ -302,16 +302,17 @@ def test_the_first_error_stays(bench):
     host.run(run)
 
 
-@pytest.mark.parametrize("when", [3, 250])
+@pytest.mark.parametrize("when", [0, 1, 2, 3, 250])
 def test_abort(bench, when):
-    """CONTROL = 2 stops a running program, wherever it is; what is under way on the bus ends first."""
+    """CONTROL = 2 stops a running program, wherever it is, and if it has not begun; what is under way on the bus ends first."""
     host = Host(bench)
 
     async def run(ctx):
         host.attach(image_of(good(), np.random.default_rng(7)), TIMINGS[2])
         await host.start(ctx)
-        await bench.repeat(ctx, when)
-        assert await host.read(ctx, CSR.STATUS) == BUSY
+        if when:
+            await bench.repeat(ctx, when)
+            assert await host.read(ctx, CSR.STATUS) == BUSY
         await host.write(ctx, CSR.CONTROL, CLEAR)
         await host.finish(ctx)
         status = await host.read(ctx, CSR.STATUS)
@@ -344,6 +345,33 @@ def test_abort_at_the_end(bench):
     stopped, ended = (FAILED, Error.ABORTED), (0, Error.NONE)
     assert set(met) == {stopped, ended}
     assert met == sorted(met, key=(stopped, ended).index), "a later cycle was taken for an earlier one"
+
+
+def test_start_at_the_end(bench):
+    """In whichever cycle CONTROL = 1 meets the end of a program: that was too soon, or it runs once more, from its beginning."""
+    host = Host(bench)
+    runs = []
+
+    async def run(ctx):
+        cycles = await host.succeed(ctx, 10, TIMINGS[0])
+        once = host.shown
+        for when in range(cycles - 8, cycles + 6):
+            image = image_of(good(), np.random.default_rng(10))
+            expected = ref_good(image)
+            host.attach(image, TIMINGS[0])
+            before = host.shown
+            await host.start(ctx)
+            await bench.repeat(ctx, when)
+            await host.write(ctx, CSR.CONTROL, START)
+            await bench.repeat(ctx, 2 * cycles)
+            assert await host.read(ctx, CSR.STATUS) == DONE, when
+            assert await host.read(ctx, CSR.CYCLES) == cycles, when
+            assert np.array_equal(image, expected), when
+            runs.append((host.shown - before) / once)
+
+    host.run(run)
+    assert runs == sorted(runs), "a later start was lost"
+    assert set(runs) == {1, 2}
 
 
 #: Six rows take two lines of windows, so that a kernel of three is two passes.
