@@ -99,10 +99,10 @@ class SystolicArray(wiring.Component):
         shifts: list[Value] = [self.i_shift]
         verticals: list[Value] = [self.i_vertical]
         for c in range(self.columns - 1):
-            swaps.append(_later(m, swaps[-1], f"swap_{c}"))
-            shifts.append(_later(m, shifts[-1], f"shift_{c}"))
+            swaps.append(_later(m, swaps[-1], f"swap_{c}", kept=True))
+            shifts.append(_later(m, shifts[-1], f"shift_{c}", kept=True))
             if self.lines:
-                verticals.append(_later(m, verticals[-1], f"vertical_{c}"))
+                verticals.append(_later(m, verticals[-1], f"vertical_{c}", kept=True))
         # what moves down, for each column
         sums: list[Value] = [C(0, signed(self.width))] * self.columns
         weights: list[Value] = [self.i_weights[c] for c in range(self.columns)]
@@ -187,7 +187,12 @@ class SystolicArray(wiring.Component):
         return read.data
 
 
-def _later(m: Module, value: Value, name: str) -> Signal:
-    later = Signal.like(value, name=name)
+def _later(m: Module, value: Value, name: str, *, kept: bool = False) -> Signal:
+    """Return a value as it was a cycle ago.
+
+    ``kept``: in a register of its own. What comes to a row a cycle after the row above is the same there as a column further on
+    above, all along the diagonal; synthesis would make one register of these, with wires across the whole array.
+    """
+    later = Signal.like(value, name=name, attrs={"keep": 1} if kept else {})
     m.d.sync += later.eq(value)
     return later

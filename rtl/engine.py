@@ -220,7 +220,6 @@ class Core(wiring.Component):
         halt = Signal()
         m.d.comb += [
             dispatcher.i_halt.eq(halt),
-            load.i_halt.eq(halt),
             read_port.i_halt.eq(halt),
             write_port.i_halt.eq(halt),
             load.i_writes_idle.eq(write_port.o_idle),

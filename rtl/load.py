@@ -42,10 +42,8 @@ class LoadUnit(wiring.Component):
         Queue of LOADs.
     i_writes_idle
         Every write to memory is acknowledged (for ``fence``).
-    i_halt
-        Send no further address.
     o_address
-        Read bursts wanted (relative to the base).
+        Read bursts wanted (relative to the base). Once no more of them are taken, nothing comes to its end but what was under way.
     i_beat
         Their beats, in order.
     o_write, o_weight, o_table
@@ -64,7 +62,6 @@ class LoadUnit(wiring.Component):
             {
                 "i_entry": In(stream.Signature(entry_layout())),
                 "i_writes_idle": In(1),
-                "i_halt": In(1),
                 "o_address": Out(stream.Signature(address_layout)),
                 "i_beat": In(stream.Signature(read_beat_layout(config.bus_bytes))),
                 "o_write": Out(scratchpad_write_layout(config.rows)),
@@ -123,7 +120,6 @@ class LoadUnit(wiring.Component):
         may_begin = Signal()
         m.d.comb += may_begin.eq(
             self.i_entry.valid
-            & ~self.i_halt
             & entry.orders.load.met
             & entry.orders.execute.met
             & entry.orders.store.met

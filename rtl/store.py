@@ -151,10 +151,12 @@ class StoreUnit(wiring.Component):
         here = Signal(word_groups, reset_less=True)
         pool_first = Signal(reset_less=True)
 
+        # What is issued goes all over the unit, so it is a register: active, announced, and with a credit.
         credits = Signal(range(RESULTS + 1), init=RESULTS)
-        has_credit = Signal(init=1)
         issue = Signal()
-        m.d.comb += issue.eq(active & has_credit & announced)
+        goes_on = Signal()
+        will_have_credit = Signal()
+        m.d.sync += issue.eq(goes_on & will_have_credit)
 
         begin = Signal()
         m.d.comb += begin.eq(ready & ~active)
@@ -189,6 +191,9 @@ class StoreUnit(wiring.Component):
         ]
         with m.If(self.o_transfer.valid & self.o_transfer.ready):
             m.d.sync += announced.eq(1)
+        m.d.comb += goes_on.eq(
+            Mux(begin, ~store.to_memory, active & (announced | self.o_transfer.ready) & ~(issue & done)),
+        )
 
         with m.If(issue):
             with m.If(group_last):
@@ -327,7 +332,7 @@ class StoreUnit(wiring.Component):
         swallowed = final_valid & ~final.pool_last
         m.d.sync += credits.eq(credits - issue + swallowed + fire)
         # whether any is left, without a look at that sum
-        m.d.sync += has_credit.eq((credits > 1) | swallowed | fire | ((credits == 1) & ~issue))
+        m.d.comb += will_have_credit.eq((credits > 1) | swallowed | fire | ((credits == 1) & ~issue))
 
         merged = Signal.like(word)
         merged_has = Signal(word_groups)

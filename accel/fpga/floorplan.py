@@ -40,11 +40,12 @@ _STAR = 1.5
 _SLACK = 1e-9
 
 #: Annealing: runs, of which the best counts; moves each; where it starts, as a share of the mean energy of a block; how far it
-#: cools.
+#: cools; and what counts as warm where no spring holds anything.
 _RUNS = 3
 _MOVES = 1_000_000
 _HOT = 0.5
 _COLD = 1e-5
+_WARM = 1e-6
 #: Moves at the same temperature.
 _STEP = 2_000
 
@@ -60,15 +61,15 @@ class Site(NamedTuple):
 def floorplan(module: Mapping[str, Any], sites: Mapping[str, Sequence[Site]], *, seed: int) -> dict[str, str]:
     """Return a site's name for each of the :data:`BLOCKS` in a module of ECP5's primitives (as in Yosys's JSON).
 
-    ``sites`` are those of the device, by the type of what goes there, at least as many as there are blocks. From a seed it is
+    ``sites`` are those of the device, by the type of what goes there; where they are too few, no block gets one. From a seed it is
     always the same.
     """
     cells = module["cells"]
     blocks = [name for name, cell in cells.items() if cell["type"] in BLOCKS]
-    if not blocks:
+    kinds = [cells[name]["type"] for name in blocks]
+    if not blocks or any(kinds.count(kind) > len(sites[kind]) for kind in BLOCKS):
         return {}
     stiffness = _stiffness(cells, blocks)
-    kinds = [cells[name]["type"] for name in blocks]
     rng = random.Random(seed)
     found = min((_anneal(stiffness, kinds, sites, rng) for _ in range(_RUNS)), key=lambda one: one[0])[1]
     return {name: sites[kind][place].bel for name, kind, place in zip(blocks, kinds, found, strict=True)}
@@ -153,7 +154,7 @@ def _anneal(
     force_x, force_y = stiffness @ xs, stiffness @ ys
     energy = float(xs @ force_x + ys @ force_y)
     own = stiffness.diagonal().tolist()
-    hot = temperature = _HOT * energy / number
+    hot = temperature = max(_HOT * energy / number, _WARM)
     cooling = math.log(_COLD) / _MOVES
     uniform, exp = rng.random, math.exp
     for move in range(_MOVES):

@@ -63,6 +63,9 @@ ROUTER = {
     "router2/biasCostFactor": "0.0",  # not 0.25
 }
 
+#: Yosys keeps signals that are to be kept, but merges the registers that drive them with others alike: unless those are kept too.
+_KEEP = "setattr -set keep 1 a:keep %ci1 t:$*dff* %i"
+
 #: Share of the look-up tables above which there is no room: the router does not come to an end where the placer cares so much.
 _CROWDED = 0.7
 
@@ -139,7 +142,7 @@ def synthesise(
     command = f"{device.synthesis} -top {top}{f' {options}' if options else ''}"
     if not pads:
         command += {"gowin": " -noiopads", "xilinx": " -noiopad -noclkbuf"}.get(device.family, "")
-    command = "\n".join([*before, command])
+    command = "\n".join([f"hierarchy -top {top}", "proc", _KEEP, *before, command])
 
     def make(place: Path) -> None:
         (place / "design.v").write_text(verilog, encoding="utf-8")
@@ -301,6 +304,8 @@ def place_and_route(
         module = design["modules"][netlist.top]
         module["settings"] = settings  # for which nextpnr has no options
         if device.family == "ecp5":
+            if detail is not None:
+                detail("placing multipliers and block RAMs")
             for name, bel in floorplan.floorplan(module, block_sites(device), seed=seed).items():
                 module["cells"][name]["attributes"]["BEL"] = bel
         (place / "netlist.json").write_text(json.dumps(design), encoding="utf-8")

@@ -348,23 +348,3 @@ def test_faults_name_their_instruction(bench):
     around = Around(config, bad={64 + 4, 128 + 10})
     around.run(bench, loads)
     assert around.faults == [11, 12]
-
-
-def test_halt_begins_nothing(bench):
-    """What is under way is received to its end; no other LOAD is begun."""
-    config = CONFIGS["small"]
-    around = Around(config, latency=9)
-    block = around.block
-    load = Instruction(Opcode.LOAD, ONCE | {"element_log2": 2, "n_x": 4, "n_y": 3, "memory_stride_y": 400})
-
-    async def host(ctx):
-        ctx.set(block.i_entry.payload, entries_of([load])[0])
-        ctx.set(block.i_entry.valid, 1)
-        await bench.repeat(ctx, 3)
-        ctx.set(block.i_halt, 1)
-        await bench.repeat(ctx, 80)
-
-    bench.run(block, host, background=[around.serve])
-    assert around.bursts == ref_bursts(config, load)
-    assert around.writes == ref_writes(config, load, around.memory)
-    assert len(around.retired) == 1

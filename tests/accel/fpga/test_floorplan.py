@@ -131,6 +131,15 @@ def test_a_design_without_blocks_has_no_floorplan() -> None:
     assert floorplan.floorplan(net.module, {kind: [] for kind in BLOCKS}, seed=1) == {}
 
 
+def test_blocks_that_nothing_connects_get_any_places() -> None:
+    net = Netlist()
+    for n in range(3):
+        net.add(f"m{n}", MULTIPLIER)
+    sites = {MULTIPLIER: [Site(3 * n, 7, f"site{n}") for n in range(3)], MEMORY: []}
+    assert sorted(floorplan.floorplan(net.module, sites, seed=1).values()) == ["site0", "site1", "site2"]
+    assert floorplan.floorplan(net.module, {**sites, MULTIPLIER: sites[MULTIPLIER][:2]}, seed=1) == {}, "one too many"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["LFE5U-12F-6BG381", "LFE5U-25F-6BG381", "LFE5U-45F-6BG381", "LFE5UM5G-85F-8BG554"])
 def test_nextpnr_knows_a_site_for_each_block_of_a_device(part: str) -> None:

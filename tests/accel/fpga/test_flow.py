@@ -112,12 +112,30 @@ def test_nextpnr_takes_the_routers_settings_from_the_netlist(toy: Core, monkeypa
     assert list(route.layout.parent.glob("heat_congestion_*.csv"))
 
 
+@pytest.mark.parametrize("device", FAMILIES.values(), ids=FAMILIES)
+def test_registers_that_are_to_be_kept_are_not_merged(device: Device) -> None:
+    """What a systolic array hands on along its diagonals is the same everywhere, and one register of it would have long wires."""
+
+    def registers(attribute: str) -> int:
+        verilog = f"""
+            module twins (input clk, input a, output [1:0] q);
+                {attribute} reg x, y;
+                assign q = {{x, y}};
+                always @(posedge clk) begin x <= a; y <= a; end
+            endmodule"""
+        netlist = synthesise(verilog, "twins", device)
+        return sum(count for name, count in netlist.cells.items() if re.match(r"TRELLIS_FF|SB_DFF|DFF|FD", name))
+
+    assert (registers(""), registers("(* keep = 1 *)")) == (1, 2)
+
+
 def test_a_route_tells_how_far_it_is(toy: Core) -> None:
     _, design = harnessed(toy, ECP5)
     told: list[str] = []
     place_and_route(design, ECP5, seed=77, detail=told.append)
-    assert told[0] == "placing begins"
+    assert told[0] == "placing multipliers and block RAMs"
     for words in (
+        r"placing begins",
         r"placing, round \d+",
         r"placing more finely, round \d+",
         r"routing, round \d+, wires that several signals want: 0",
