@@ -86,7 +86,7 @@ class Core(wiring.Component):
     o_error, o_error_index
         Why the program was stopped, and at which instruction.
     o_quiet
-        Nothing is under way on the memory port.
+        After an error: nothing is under way on the memory port, and nothing will be.
     """
 
     def __init__(self, *, config: EngineConfig) -> None:
@@ -218,13 +218,16 @@ class Core(wiring.Component):
         # ---- end and errors ----
         # with ``o_error``: a register of its own, because much hangs on it
         halt = Signal()
+        # the read port knows of it
+        halted = Signal()
+        m.d.sync += halted.eq(halt)
         m.d.comb += [
             dispatcher.i_halt.eq(halt),
             read_port.i_halt.eq(halt),
             write_port.i_halt.eq(halt),
             load.i_writes_idle.eq(write_port.o_idle),
             dispatcher.i_idle.eq(write_port.o_idle & read_port.o_idle),
-            self.o_quiet.eq(write_port.o_idle & read_port.o_idle),
+            self.o_quiet.eq(write_port.o_idle & read_port.o_idle & halted),
             # a program that is stopped in the cycle of its end, or the one before, has been stopped: it is not done as well
             self.o_done.eq(dispatcher.o_done & ~halt & ~self.i_abort),
         ]

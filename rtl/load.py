@@ -51,7 +51,7 @@ class LoadUnit(wiring.Component):
     o_retire
         An instruction has written everything.
     o_fault, o_fault_index
-        A read was answered with an error; the instruction that caused it.
+        A read was answered with an error; the instruction that caused it. Before it retires.
     o_state
         What this cycle is spent on.
     """
@@ -152,6 +152,8 @@ class LoadUnit(wiring.Component):
         beat = Signal(32 - beat_bits)
         boundaries = Signal(16 + 7 - block_bits)
         is_last_burst = Signal()
+        # of the last row, too
+        is_last = Signal(reset_less=True)
         last_beat = Signal((BURST_BEATS - 1).bit_length())
         first_beat = beat[: len(last_beat)]
         row_done = Signal()
@@ -189,6 +191,7 @@ class LoadUnit(wiring.Component):
                     beat.eq(row >> beat_bits),
                     boundaries.eq(end >> block_bits),
                     is_last_burst.eq(end >> block_bits == 0),
+                    is_last.eq((end >> block_bits == 0) & done),
                     last_beat.eq(end[beat_bits:block_bits]),
                 ]
                 m.next = "Burst"
@@ -199,12 +202,14 @@ class LoadUnit(wiring.Component):
                         beat.eq(Cat(Const(0, len(first_beat)), beat[len(first_beat) :] + 1)),
                         boundaries.eq(boundaries - 1),
                         is_last_burst.eq(boundaries == 1),
+                        is_last.eq((boundaries == 1) & done),
                     ]
+                    # (a way of its own to the queue, on which all that waits in it hangs)
+                    m.d.comb += self.i_entry.ready.eq(is_last)
                     with m.If(is_last_burst):
                         m.d.comb += row_done.eq(1)
                         m.d.sync += stepping.eq(1)
                         with m.If(done):
-                            m.d.comb += self.i_entry.ready.eq(1)
                             m.next = "Begin"
                         with m.Else():
                             m.next = "Row"
@@ -249,14 +254,13 @@ class LoadUnit(wiring.Component):
 
         # whether this is not the last of ``2**share_log2`` cycles, which the output stage has
         phase = Signal(MAX_SHARE_LOG2)
-        allowed = Signal(reset_less=True)
         left_alone = Cat(0, *(phase[:n] == (1 << n) - 2 for n in range(1, MAX_SHARE_LOG2 + 1)))
-        m.d.sync += [
-            phase.eq(phase + 1),
-            allowed.eq(~left_alone.bit_select(Mux(moves, coming.share_log2, current.share_log2), 1)),
-        ]
+        m.d.sync += phase.eq(phase + 1)
+        will_be_allowed = ~left_alone.bit_select(Mux(moves, coming.share_log2, current.share_log2), 1)
         active = in_flight.r_rdy
         is_fill = current.fill
+        # A beat, or a part of an element, is taken, and an element is given. Much hangs on both, so they are registers, of which each
+        # is worked out from what will be.
         take = Signal()
         emit = Signal()
         beat_ends = Signal()
@@ -277,35 +281,34 @@ class LoadUnit(wiring.Component):
         row_ends = lasts["x"]
         plane_ends = lasts["x"] & lasts["y"]
         done = plane_ends & lasts["z"]
+        will_be_held = Signal()
         m.d.comb += [
             beat_ends.eq(row_ends | place.all()),
-            take.eq(active & ~is_fill & held_valid & (allowed | ~complete)),
-            emit.eq(active & allowed & (is_fill | (held_valid & complete))),
             self.i_beat.ready.eq(~held_valid | (take & beat_ends)),
+            will_be_held.eq(self.i_beat.valid | (held_valid & ~(take & beat_ends))),
             in_flight.r_en.eq(emit & done),
         ]
-        with m.If(self.i_beat.valid & self.i_beat.ready):
-            m.d.sync += [
-                held.eq(self.i_beat.payload.data),
-                held_error.eq(self.i_beat.payload.error),
-                held_valid.eq(1),
-            ]
-        with m.Elif(take & beat_ends):
-            m.d.sync += held_valid.eq(0)
+        m.d.sync += held_valid.eq(will_be_held)
+        with m.If(self.i_beat.ready):
+            m.d.sync += [held.eq(self.i_beat.payload.data), held_error.eq(self.i_beat.payload.error)]
+        will_be_complete = Signal()
         if largest > bus:
+            m.d.sync += complete.eq(will_be_complete)
+            m.d.comb += will_be_complete.eq(complete)
             with m.If(take & current.whole):
-                m.d.sync += [
-                    part.eq(Mux(complete, 0, part + 1)),
-                    complete.eq(Mux(complete, current.single, part + 2 == current.beats)),
-                ]
+                m.d.sync += part.eq(Mux(complete, 0, part + 1))
+                m.d.comb += will_be_complete.eq(Mux(complete, current.single, part + 2 == current.beats))
             with m.If(moves):
-                m.d.sync += complete.eq(coming.single)
+                m.d.comb += will_be_complete.eq(coming.single)
         else:
-            m.d.comb += complete.eq(1)
-        m.d.comb += [
-            self.o_fault.eq(take & held_error),
-            self.o_fault_index.eq(current.index),
+            m.d.comb += [complete.eq(1), will_be_complete.eq(1)]
+        will_be_active = Mux(moves, in_flight.o_behind, 1)
+        will_be_fill = Mux(moves, coming.fill, is_fill)
+        m.d.sync += [
+            take.eq(will_be_active & ~will_be_fill & will_be_held & (will_be_allowed | ~will_be_complete)),
+            emit.eq(will_be_active & will_be_allowed & (will_be_fill | (will_be_held & will_be_complete))),
         ]
+        m.d.sync += [self.o_fault.eq(take & held_error), self.o_fault_index.eq(current.index)]
 
         # The beat, or those gathered and this beat behind them. An element is aligned, so its n-th byte is where the bits of n are
         # set in its own place.

@@ -35,7 +35,7 @@ class ReadPort(wiring.Component):
     o_fetch_beat, o_load_beat
         Their beats.
     i_halt
-        Take no further burst, and take every beat.
+        Take no further burst, and take every beat: from the next cycle on.
     i_base
         Added to every address: a multiple of 4096.
     o_address, i_beat
@@ -68,8 +68,11 @@ class ReadPort(wiring.Component):
         free = Signal()
         take_fetch = Signal()
         take_load = Signal()
+        # near to what it holds up
+        halted = Signal()
+        m.d.sync += halted.eq(self.i_halt)
         m.d.comb += [
-            free.eq((~self.o_address.valid | self.o_address.ready) & owners.w_rdy & ~self.i_halt),
+            free.eq((~self.o_address.valid | self.o_address.ready) & owners.w_rdy & ~halted),
             self.i_fetch.ready.eq(free),
             self.i_load.ready.eq(free & ~self.i_fetch.valid),
             take_fetch.eq(self.i_fetch.valid & self.i_fetch.ready),
@@ -94,7 +97,7 @@ class ReadPort(wiring.Component):
             self.o_load_beat.payload.eq(self.i_beat.payload),
             self.o_fetch_beat.valid.eq(self.i_beat.valid & owners.r_rdy & ~to_load),
             self.o_load_beat.valid.eq(self.i_beat.valid & owners.r_rdy & to_load),
-            self.i_beat.ready.eq(owners.r_rdy & (Mux(to_load, self.o_load_beat.ready, self.o_fetch_beat.ready) | self.i_halt)),
+            self.i_beat.ready.eq(owners.r_rdy & (Mux(to_load, self.o_load_beat.ready, self.o_fetch_beat.ready) | halted)),
             owners.r_en.eq(self.i_beat.valid & self.i_beat.ready & self.i_beat.payload.last),
             self.o_idle.eq(~owners.r_rdy),
         ]
