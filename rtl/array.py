@@ -97,7 +97,7 @@ class SystolicArray(wiring.Component):
         # what travels to the right with the activations, a bit for each row
         swaps: list[Value] = [self.i_swap]
         shifts: list[Value] = [self.i_shift]
-        verticals: list[Value] = [self.i_vertical]
+        verticals: list[Value] = [self.i_vertical[: self.lines * WINDOW_TAPS]]
         for c in range(self.columns - 1):
             swaps.append(_later(m, swaps[-1], f"swap_{c}", kept=True))
             shifts.append(_later(m, shifts[-1], f"shift_{c}", kept=True))

@@ -259,8 +259,8 @@ class LoadUnit(wiring.Component):
         will_be_allowed = ~left_alone.bit_select(Mux(moves, coming.share_log2, current.share_log2), 1)
         active = in_flight.r_rdy
         is_fill = current.fill
-        # A beat, or a part of an element, is taken, and an element is given. Much hangs on both, so they are registers, of which each
-        # is worked out from what will be.
+        # A beat, or a part of an element, is taken, and an element is given. Much hangs on both, so they are registers, and worked
+        # out from what will be.
         take = Signal()
         emit = Signal()
         beat_ends = Signal()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from amaranth import ResetInserter
@@ -16,10 +17,16 @@ class OwnReset(ResetInserter):
     a register, and copies of that register can stand wherever there is something to reset. So the signal must be high after a reset
     of the domain, for a cycle at least.
 
-    A component that is wrapped may be elaborated once: its registers know from then on that the domain does not reset them.
+    A component can be wrapped, and elaborated, once: its registers know from then on that the domain does not reset them.
     """
+
+    #: Registers that were wrapped, by their identities.
+    _wrapped: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
     def _insert_control(self, fragment: Any, domain: str, lhs_masks: Any) -> None:
         super()._insert_control(fragment, domain, lhs_masks)
         for signal, _, _ in lhs_masks.chunks():
+            if id(signal) in self._wrapped:
+                raise RuntimeError(f"register {signal.name} has a reset of its own already: a component is wrapped once")
+            self._wrapped[id(signal)] = signal
             signal._reset_less = True

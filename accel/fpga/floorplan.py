@@ -30,13 +30,13 @@ BLOCKS = ("MULT18X18D", "DP16KD")
 
 #: Pins of a net up to which each pulls at each other one; of larger nets the driver pulls at each load.
 _CLIQUE = 6
-#: Loads from which on a net pulls at nothing: what so many cells wait for tells of none of them where it belongs.
+#: Loads above which a net pulls at nothing: what so many cells wait for tells of none of them where it belongs.
 _WIDE = 150
 #: How strongly a chain of carries holds together, whose cells must lie side by side. (A net between two cells has a strength of 1.)
 _CHAIN = 10.0
 #: Strength by which the driver of a larger net pulls, over all its loads.
 _STAR = 1.5
-#: Keeps logic that no block holds from being nowhere.
+#: Holds logic that no block holds, which could be anywhere.
 _SLACK = 1e-9
 
 #: Annealing: runs, of which the best counts; moves each; where it starts, as a share of the mean energy of a block; how far it
@@ -61,8 +61,8 @@ class Site(NamedTuple):
 def floorplan(module: Mapping[str, Any], sites: Mapping[str, Sequence[Site]], *, seed: int) -> dict[str, str]:
     """Return a site's name for each of the :data:`BLOCKS` in a module of ECP5's primitives (as in Yosys's JSON).
 
-    ``sites`` are those of the device, by the type of what goes there; where they are too few, no block gets one. From a seed it is
-    always the same.
+    ``sites`` are those of the device, by the type of what goes there; where they are too few, no block gets one. From one seed it
+    is the same each time; another machine or SciPy may round otherwise, and come to another one that is as good.
     """
     cells = module["cells"]
     blocks = [name for name, cell in cells.items() if cell["type"] in BLOCKS]
@@ -114,7 +114,6 @@ def _springs(cells: Mapping[str, Any]) -> tuple[list[int], list[int], list[float
 def _stiffness(cells: Mapping[str, Any], blocks: Sequence[str]) -> npt.NDArray[np.float64]:
     """Return how blocks pull at each other when all other cells have come to rest between them."""
     from scipy import sparse
-    from scipy.sparse.csgraph import connected_components
     from scipy.sparse.linalg import splu
 
     one, other, strength = _springs(cells)
@@ -122,11 +121,7 @@ def _stiffness(cells: Mapping[str, Any], blocks: Sequence[str]) -> npt.NDArray[n
     pulls = sparse.coo_matrix((strength, (one, other)), shape=(len(cells), len(cells))).tocsr()
     pulls = pulls + pulls.T
     fixed = np.array([place[name] for name in blocks])
-    # what hangs on no block is left out: it can be anywhere
-    _, component = connected_components(pulls, directed=False)
-    held = np.isin(component, component[fixed])
-    held[fixed] = False
-    free = np.flatnonzero(held)
+    free = np.setdiff1d(np.arange(len(cells)), fixed)
     whole = (sparse.diags(np.asarray(pulls.sum(axis=1)).ravel()) - pulls).tocsc()
     between: npt.NDArray[np.float64] = whole[fixed][:, fixed].toarray()
     if free.size:

@@ -65,7 +65,7 @@ ROUTER = {
 }
 
 #: Yosys keeps signals that are to be kept, but merges the registers that drive them with others alike: unless those are kept too.
-_KEEP = "setattr -set keep 1 a:keep %ci1 t:$*dff* %i"
+_KEEP = "setattr -set keep 1 a:keep=1 %ci1 t:$*dff* %i"
 
 #: Share of the look-up tables above which there is no room: the router does not come to an end where the placer cares so much.
 _CROWDED = 0.7
@@ -323,7 +323,7 @@ def place_and_route(
             raise
         (place / "netlist.json").unlink()
 
-    asked = (tool_version(tool), *arguments, constraints, json.dumps(settings), planning(device), netlist.file.parent.name)
+    asked = (*tools_of(device), *arguments, constraints, json.dumps(settings), planning(device), netlist.file.parent.name)
     place = cached("fpga", digest_of(asked), make)
     report = json.loads((place / "report.json").read_text(encoding="utf-8"))
     return Route(
