@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, ResetInserter, Signal
 
 from accel import isa
 from accel.config import PRESETS
@@ -82,7 +82,9 @@ class Host:
         outputs = Cat(getattr(self.engine, f"m_axi_{name}") for name in MEMORY_OUTPUTS)
         self.outputs = Signal(len(outputs))
         self.module = Module()
-        self.module.submodules.engine = self.engine
+        self.reset = Signal()
+        """Of engine and memory."""
+        self.module.submodules.engine = ResetInserter(self.reset)(self.engine)
         self.module.d.comb += self.outputs.eq(outputs)
         self.memory = Memory(np.zeros(SIZE, np.uint8), base=BASE, bus_bytes=config.bus_bytes, timing=MemoryTiming())
         self.shown = 0
@@ -97,14 +99,17 @@ class Host:
         fields = [(sum(widths[:n]), (1 << width) - 1) for n, width in enumerate(widths)]
         was = {}
         while True:
-            memory = self.memory
-            memory.drive()
+            memory, reset = self.memory, ctx.get(self.reset)
+            if not reset:
+                memory.drive()
             for name, signal in inputs:
-                value = int(getattr(memory, name))
+                value = 0 if reset else int(getattr(memory, name))
                 if was.get(name) != value:
                     ctx.set(signal, value)
                     was[name] = value
             _, _, bits = await ctx.tick().sample(self.outputs)
+            if reset:
+                continue
             signals = MasterSignals(*(bits >> shift & mask for shift, mask in fields))
             self.shown += signals.awvalid | signals.wvalid | signals.arvalid
             memory.step(signals)
@@ -372,6 +377,46 @@ def test_start_at_the_end(bench):
     host.run(run)
     assert runs == sorted(runs), "a later start was lost"
     assert set(runs) == {1, 2}
+
+
+def test_start_and_abort_at_the_end(bench):
+    """The same with CONTROL = 2 right after it: a program that has not begun, because the core is on its way to its reset, is
+    stopped."""
+    host = Host(bench)
+
+    async def run(ctx):
+        cycles = await host.succeed(ctx, 11, TIMINGS[0])
+        for when in range(cycles + 1, cycles + 8):
+            host.attach(image_of(good(), np.random.default_rng(11)), TIMINGS[0])
+            await host.start(ctx)
+            await bench.repeat(ctx, when)
+            await host.write(ctx, CSR.CONTROL, START)
+            await host.write(ctx, CSR.CONTROL, CLEAR)
+            await bench.repeat(ctx, 300)  # its first reads end before it does
+            status = await host.read(ctx, CSR.STATUS)
+            assert (status & 7, Error(status >> 8)) == (FAILED, Error.ABORTED), when
+            await host.write(ctx, CSR.CONTROL, CLEAR)
+
+    host.run(run)
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_a_reset_of_two_cycles_is_enough(bench, first):
+    """Wherever a program is: the next one runs, and nothing of the old one reaches a memory that was reset with the engine."""
+    host = Host(bench)
+
+    async def run(ctx):
+        cycles = await host.succeed(ctx, 12, TIMINGS[2])
+        for when in range(first, cycles, 89):
+            host.attach(image_of(good(), np.random.default_rng(12)), TIMINGS[2])
+            await host.start(ctx)
+            await bench.repeat(ctx, when)
+            ctx.set(host.reset, 1)
+            await bench.repeat(ctx, 2)
+            ctx.set(host.reset, 0)
+            await host.succeed(ctx, 13, TIMINGS[0])
+
+    host.run(run)
 
 
 #: Six rows take two lines of windows, so that a kernel of three is two passes.

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from amaranth.back import rtlil
 from amaranth.hdl import Module, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -55,3 +56,11 @@ def test_only_its_own_reset_counts(bench, seed):
             other = 5 if by_domain else (other + 1) % 256
 
     bench.run(block, run)
+
+
+def test_a_component_is_wrapped_once():
+    counters = Counters()
+    wrapped = OwnReset(Signal())(counters)
+    rtlil.convert(wrapped, ports=[counters.o_count])
+    with pytest.raises(RuntimeError, match="register o_count has a reset of its own already: a component is wrapped once"):
+        rtlil.convert(wrapped, ports=[counters.o_count])
