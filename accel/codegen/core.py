@@ -56,7 +56,7 @@ def describe(config: EngineConfig, *, top: str, bus: str, ports: Sequence[Port],
         "digest": f"{config.digest:016x}",
         "isa_version": isa.ISA_VERSION,
         "clock": {"port": "clk", "edge": "rising"},
-        "reset": {"port": "rst", "active": "high", "synchronous": True},
+        "reset": {"port": "rst", "active": "high", "synchronous": True, "cycles": 2},
         "interrupt": {"port": "interrupt", "active": "high", "sensitivity": "level"},
         "interfaces": {
             "memory": {"prefix": _MEMORY[bus], "kind": memory, "address_bits": 32, "data_bits": 8 * config.bus_bytes},
