@@ -354,16 +354,32 @@ class LoadUnit(wiring.Component):
             m.d.sync += lane.eq(Mux((lane == config.lanes - 1) | done, 0, lane + 1))
 
         # ---- writes, registered ----
-        to_scratchpad = emit & current.scratchpad
+        # what is written needs no reset, only whether
+        write, weight, table = (
+            Signal(port.shape(), name=name, reset_less=True)
+            for name, port in (("write", self.o_write), ("weight", self.o_weight), ("table", self.o_table))
+        )
+        writes, writes_weight, writes_table, writes_pair = Signal(), Signal(), Signal(), Signal()
+        writes_parameter = Signal(config.lanes)
+        m.d.comb += [
+            self.o_write.eq(write),
+            self.o_write.mask.eq(writes.replicate(config.rows)),
+            self.o_weight.eq(weight),
+            self.o_weight.enable.eq(writes_weight),
+            self.o_table.eq(table),
+            self.o_table.table.eq(writes_table),
+            self.o_table.pair.eq(writes_pair),
+            self.o_table.parameter.eq(writes_parameter),
+        ]
         m.d.sync += [
-            self.o_write.mask.eq(to_scratchpad.replicate(config.rows)),
-            self.o_write.address.eq(local),
-            self.o_weight.enable.eq(emit & current.weights),
-            self.o_weight.address.eq(local),
-            self.o_table.table.eq(emit & current.table),
-            self.o_table.pair.eq(emit & current.pair),
-            self.o_table.address.eq(local),
-            self.o_table.value.eq(Cat(element(1), element(4)[8:])),
+            writes.eq(emit & current.scratchpad),
+            writes_weight.eq(emit & current.weights),
+            writes_table.eq(emit & current.table),
+            writes_pair.eq(emit & current.pair),
+            write.address.eq(local),
+            weight.address.eq(local),
+            table.address.eq(local),
+            table.value.eq(Cat(element(1), element(4)[8:])),
         ]
         for bank in range(config.rows):
             # which byte of an element the bank has, and which of the beat that is; set, as the registers above, when an instruction
@@ -386,18 +402,18 @@ class LoadUnit(wiring.Component):
                 m.d.sync += place_of.eq(following_at | index)
             # (no element for the scratchpad is gathered that a single beat holds)
             source = held if config.word_bytes <= bus else wide[: 8 * config.word_bytes]
-            m.d.sync += self.o_write.data[bank].eq(Mux(is_fill, load.fill_value, source.word_select(place_of, 8)))
+            m.d.sync += write.data[bank].eq(Mux(is_fill, load.fill_value, source.word_select(place_of, 8)))
         weights = element(config.weight_word_bytes)
         for column in range(config.columns):
-            m.d.sync += self.o_weight.data[column].eq(weights.word_select(column, 8))
+            m.d.sync += weight.data[column].eq(weights.word_select(column, 8))
         for n in range(config.lanes):
-            m.d.sync += self.o_table.parameter[n].eq(emit & current.parameters & (lane == n))
+            m.d.sync += writes_parameter[n].eq(emit & current.parameters & (lane == n))
         raw = data.View(fields_layout(PARAMETER, 8 * PARAMETER_BYTES), element(PARAMETER_BYTES))
         m.d.sync += [
-            self.o_table.entry.bias.eq(raw.bias),
-            self.o_table.entry.multiplier.eq(raw.multiplier),
-            self.o_table.entry.first_shift.eq(raw.first_shift[:5]),
-            self.o_table.entry.second_shift.eq(raw.second_shift[:5]),
+            table.entry.bias.eq(raw.bias),
+            table.entry.multiplier.eq(raw.multiplier),
+            table.entry.first_shift.eq(raw.first_shift[:5]),
+            table.entry.second_shift.eq(raw.second_shift[:5]),
         ]
         # retire once the last write is in memory
         written = Signal(2)
