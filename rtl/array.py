@@ -165,7 +165,7 @@ class SystolicArray(wiring.Component):
         """Return where line buffers are written and read: for column 0 below the first block, and for every cycle after that."""
         lag: Value = self.i_lag
         for n in range(_LINE_LATENCY - 1):
-            lag = _later(m, lag, f"lag_{n}", asked=False)
+            lag = _later(m, lag, f"lag_{n}")
         # (what counts is how far apart they are, so they may begin anywhere)
         bits = range(self.depth)
         write_at = Signal(bits, name="write_at_0", reset_less=True)
@@ -173,8 +173,8 @@ class SystolicArray(wiring.Component):
         m.d.sync += [write_at.eq(write_at + 1), read_at.eq(write_at + 1 - lag)]
         places = [(write_at, read_at)]
         for n in range(1, (self.lines - 2) * WINDOW_TAPS + self.columns):
-            write_at = _later(m, write_at, f"write_at_{n}", asked=False)
-            read_at = _later(m, read_at, f"read_at_{n}", asked=False)
+            write_at = _later(m, write_at, f"write_at_{n}")
+            read_at = _later(m, read_at, f"read_at_{n}")
             places.append((write_at, read_at))
         return places
 
@@ -188,12 +188,16 @@ class SystolicArray(wiring.Component):
         return read.data
 
 
-def _later(m: Module, value: Value, name: str, *, kept: bool = False, asked: bool = True) -> Signal:
-    """Return a value as it was a cycle ago; one that nobody has ``asked`` for before it was set needs no reset.
+def _later(m: Module, value: Value, name: str, *, kept: bool = False) -> Signal:
+    """Return a value as it was a cycle ago.
+
+    It needs no reset, whose wire would lead all over the array. What is left of a program that was stopped moves on as fast as what
+    comes after it, so it is gone from every place before that gets there; and what it does on its way, to weights and shadows, is
+    of no account, for a program brings its own.
 
     ``kept``: in a register of its own. What comes to a row a cycle after the row above is the same there as a column further on
     above, all along the diagonal; synthesis would make one register of these, with wires across the whole array.
     """
-    later = Signal.like(value, name=name, reset_less=not asked, attrs={"keep": 1} if kept else {})
+    later = Signal.like(value, name=name, reset_less=True, attrs={"keep": 1} if kept else {})
     m.d.sync += later.eq(value)
     return later
