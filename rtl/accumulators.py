@@ -230,18 +230,22 @@ class Accumulators(wiring.Component):
 
         m.d.sync += self.o_done.eq(chain[-1][0].last)
 
-        wanted = [Signal.like(self.i_drain, name=f"wanted_{n}", reset_less=True) for n in range(2)]
-        m.d.sync += [wanted[0].eq(self.i_drain), wanted[1].eq(wanted[0])]
+        first_wanted = Signal.like(self.i_drain, name="wanted_0", reset_less=True)
+        m.d.sync += first_wanted.eq(self.i_drain)
         for lane in range(self.lanes):
+            # (registers of its own, because each chooses every bit of a lane)
+            group_wanted = Signal.like(first_wanted.group, name=f"group_{lane}", reset_less=True, attrs={"keep": 1})
+            half_wanted = Signal(name=f"half_{lane}", reset_less=True, attrs={"keep": 1})
+            m.d.sync += [group_wanted.eq(first_wanted.group), half_wanted.eq(first_wanted.address[bits])]
             choices = data.ArrayLayout(32, self.columns // self.lanes)
             halves = []
             for half in range(2):
                 group_sums = Signal(choices, name=f"lane_{lane}_half_{half}")
                 for group in range(self.columns // self.lanes):
                     m.d.comb += group_sums[group].eq(drained[half][group * self.lanes + lane])
-                halves.append(group_sums[wanted[1].group])
+                halves.append(group_sums[group_wanted])
             # (from memories that lie far apart, to tables that lie far from here: each way has a cycle to itself)
             found = Signal(signed(32), name=f"found_{lane}", reset_less=True)
-            m.d.sync += found.eq(Mux(wanted[1].address[bits], halves[1], halves[0]))
+            m.d.sync += found.eq(Mux(half_wanted, halves[1], halves[0]))
             m.d.comb += self.o_lanes[lane].eq(found)
         return m

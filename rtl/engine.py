@@ -132,12 +132,13 @@ class Core(wiring.Component):
         )
 
         # ---- data ----
-        load_writes = Signal()
+        # (one register for each of those that ask, near to them)
+        load_writes, blocked = (Signal(name=name, attrs={"keep": 1}) for name in ("load_writes", "blocked"))
+        m.d.sync += [load_writes.eq(load.o_will_write), blocked.eq(load.o_will_write)]
         # (no reset: a cycle after those of the units there is nothing to write)
         scratchpad_write = Signal.like(scratchpad.i_write, reset_less=True)
         m.d.comb += [
-            load_writes.eq(load.o_write.mask.any()),
-            store.i_blocked.eq(load_writes),
+            store.i_blocked.eq(blocked),
             scratchpad.i_write.eq(scratchpad_write),
             scratchpad.i_pixel.eq(execute.o_pixel),
             scratchpad.i_tap.eq(execute.o_tap),
@@ -218,16 +219,13 @@ class Core(wiring.Component):
         # ---- end and errors ----
         # with ``o_error``: a register of its own, because much hangs on it
         halt = Signal()
-        # the read port knows of it
-        halted = Signal()
-        m.d.sync += halted.eq(halt)
         m.d.comb += [
             dispatcher.i_halt.eq(halt),
             read_port.i_halt.eq(halt),
             write_port.i_halt.eq(halt),
             load.i_writes_idle.eq(write_port.o_idle),
             dispatcher.i_idle.eq(write_port.o_idle & read_port.o_idle),
-            self.o_quiet.eq(write_port.o_idle & read_port.o_idle & halted),
+            self.o_quiet.eq(write_port.o_idle & read_port.o_quiet),
             # a program that is stopped in the cycle of its end, or the one before, has been stopped: it is not done as well
             self.o_done.eq(dispatcher.o_done & ~halt & ~self.i_abort),
         ]

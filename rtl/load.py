@@ -48,6 +48,8 @@ class LoadUnit(wiring.Component):
         Their beats, in order.
     o_write, o_weight, o_table
         Writes to the scratchpad, the weight memory, and the parameters and tables.
+    o_will_write
+        Whether something is written to the scratchpad in the next cycle.
     o_retire
         An instruction has written everything.
     o_fault, o_fault_index
@@ -65,6 +67,7 @@ class LoadUnit(wiring.Component):
                 "o_address": Out(stream.Signature(address_layout)),
                 "i_beat": In(stream.Signature(read_beat_layout(config.bus_bytes))),
                 "o_write": Out(scratchpad_write_layout(config.rows)),
+                "o_will_write": Out(1),
                 "o_weight": Out(weight_write_layout(config.columns)),
                 "o_table": Out(table_write_layout(config.lanes)),
                 "o_retire": Out(1),
@@ -362,6 +365,7 @@ class LoadUnit(wiring.Component):
         writes, writes_weight, writes_table, writes_pair = Signal(), Signal(), Signal(), Signal()
         writes_parameter = Signal(config.lanes)
         m.d.comb += [
+            self.o_will_write.eq(emit & current.scratchpad),
             self.o_write.eq(write),
             self.o_write.mask.eq(writes.replicate(config.rows)),
             self.o_weight.eq(weight),
@@ -372,7 +376,7 @@ class LoadUnit(wiring.Component):
             self.o_table.parameter.eq(writes_parameter),
         ]
         m.d.sync += [
-            writes.eq(emit & current.scratchpad),
+            writes.eq(self.o_will_write),
             writes_weight.eq(emit & current.weights),
             writes_table.eq(emit & current.table),
             writes_pair.eq(emit & current.pair),

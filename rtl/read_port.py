@@ -42,6 +42,8 @@ class ReadPort(wiring.Component):
         AXI4 channels AR and R.
     o_idle
         No burst is under way.
+    o_quiet
+        Nor will there be one, because of a halt.
     """
 
     def __init__(self, *, bus_bytes: int) -> None:
@@ -59,6 +61,7 @@ class ReadPort(wiring.Component):
                 "o_address": Out(address),
                 "i_beat": In(beat),
                 "o_idle": Out(1),
+                "o_quiet": Out(1),
             }
         )
 
@@ -100,5 +103,6 @@ class ReadPort(wiring.Component):
             self.i_beat.ready.eq(owners.r_rdy & (Mux(to_load, self.o_load_beat.ready, self.o_fetch_beat.ready) | halted)),
             owners.r_en.eq(self.i_beat.valid & self.i_beat.ready & self.i_beat.payload.last),
             self.o_idle.eq(~owners.r_rdy),
+            self.o_quiet.eq(self.o_idle & halted),
         ]
         return m

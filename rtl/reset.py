@@ -25,7 +25,8 @@ class OwnReset(ResetInserter):
 
     def _insert_control(self, fragment: Any, domain: str, lhs_masks: Any) -> None:
         super()._insert_control(fragment, domain, lhs_masks)
-        for signal, _, _ in lhs_masks.chunks():
+        # (a register comes once for each run of its bits that is driven)
+        for signal in {id(signal): signal for signal, _, _ in lhs_masks.chunks()}.values():
             if id(signal) in self._wrapped:
                 raise RuntimeError(f"register {signal.name} has a reset of its own already: a component is wrapped once")
             self._wrapped[id(signal)] = signal

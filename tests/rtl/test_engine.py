@@ -352,6 +352,30 @@ def test_abort_at_the_end(bench):
     assert met == sorted(met, key=(stopped, ended).index), "a later cycle was taken for an earlier one"
 
 
+def test_abort_between_bursts(bench):
+    """LOADs that wait for each other: in whichever cycle they are stopped, no burst begins once the engine has told its end."""
+    host = Host(bench)
+    loads = [Instruction(Opcode.LOAD, LOAD | {"memory_address": MAPS, "n_x": 2, "after_load": 0}) for _ in range(10)]
+
+    async def run(ctx):
+        image = image_of([BEGIN, *loads, Instruction(Opcode.END)], np.random.default_rng(15))
+        host.attach(image, TIMINGS[0])
+        await host.start(ctx)
+        await host.finish(ctx)
+        cycles = await host.read(ctx, CSR.CYCLES)
+        for when in range(cycles - 45, cycles - 30):
+            host.attach(image, TIMINGS[0])
+            await host.start(ctx)
+            await bench.repeat(ctx, when)
+            await host.write(ctx, CSR.CONTROL, CLEAR)
+            await host.finish(ctx)
+            status = await host.read(ctx, CSR.STATUS)
+            assert (status & 7, Error(status >> 8)) == (FAILED, Error.ABORTED), when
+            await host.write(ctx, CSR.CONTROL, CLEAR)
+
+    host.run(run)
+
+
 def test_start_at_the_end(bench):
     """In whichever cycle CONTROL = 1 meets the end of a program: that was too soon, or it runs once more, from its beginning."""
     host = Host(bench)
@@ -476,3 +500,36 @@ def test_a_depthwise_convolution(bench, timing):
     host.run(run)
     assert np.array_equal(image, expected), f"seed {seed}, {timing}"
     assert len(np.unique(output[..., :CHANNELS])) > 10
+
+
+def test_what_a_stopped_program_left_in_the_array_does_not_matter(bench):
+    """Stopped in the middle of its passes, and followed at once by a program that finds all in memory and begins with them."""
+    host = Host(bench, SIX)
+    again = [instruction for instruction in depthwise() if instruction.opcode != Opcode.LOAD]
+
+    async def run_once(ctx, program):
+        image = image_of(program, np.random.default_rng(14))
+        host.attach(image, TIMINGS[0])
+        await host.write(ctx, CSR.CONTROL, START)
+        await bench.until(ctx, host.engine.interrupt)
+        assert await host.read(ctx, CSR.STATUS) == DONE
+        return image[OUTPUT : OUTPUT + (HEIGHT - 2) * (WIDTH - 2) * SIX.word_bytes].copy(), await host.read(ctx, CSR.CYCLES)
+
+    async def run(ctx):
+        await host.write(ctx, CSR.BASE, BASE)
+        await host.write(ctx, CSR.INTERRUPT_ENABLE, 1)
+        expected, whole = await run_once(ctx, depthwise())
+        output, cycles = await run_once(ctx, again)
+        assert np.array_equal(output, expected)
+        assert len(np.unique(expected)) > 10
+        for when in range(whole - cycles + 8, whole - 10, 7):
+            host.attach(image_of(depthwise(), np.random.default_rng(14)), TIMINGS[0])
+            await host.write(ctx, CSR.CONTROL, START)
+            await bench.repeat(ctx, when)
+            await host.write(ctx, CSR.CONTROL, CLEAR)
+            await bench.until(ctx, host.engine.interrupt)
+            await host.write(ctx, CSR.CONTROL, CLEAR)
+            output, spent = await run_once(ctx, again)
+            assert (output.tolist(), spent) == (expected.tolist(), cycles), when
+
+    host.run(run)

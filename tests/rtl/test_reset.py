@@ -58,6 +58,17 @@ def test_only_its_own_reset_counts(bench, seed):
     bench.run(block, run)
 
 
+def test_registers_may_be_driven_in_parts():
+    m = Module()
+    parts = Signal(6)
+    m.d.sync += [parts[0].eq(1), parts[4:].eq(2)]
+    reset = Signal()
+    wrapped = OwnReset(reset)(m)
+    rtlil.convert(wrapped, ports=[reset, parts])
+    with pytest.raises(RuntimeError, match="register parts"):
+        rtlil.convert(wrapped, ports=[reset, parts])
+
+
 def test_a_component_is_wrapped_once():
     counters = Counters()
     wrapped = OwnReset(Signal())(counters)
