@@ -144,8 +144,8 @@ class ExecuteUnit(wiring.Component):
             here_rows_left.eq(Mux(going, rows_left, loading.tap_rows)),
             tap_ends.eq(Mux(going, tap_ending, entry.only.tap_rows)),
         ]
-        # these are 0 before an instruction
-        tap, tap_ky, tap_block = Signal(16), Signal(16), Signal(16)
+        tap, tap_ky, tap_block = (Signal(16, name=name, reset_less=True) for name in ("tap", "tap_ky", "tap_block"))
+        here_tap, here_ky, here_block = (Mux(going, register, 0) for register in (tap, tap_ky, tap_block))
 
         give = Signal()
         starts = Signal()
@@ -165,7 +165,7 @@ class ExecuteUnit(wiring.Component):
             advance=tap_ends & ~here_exhausted,
         )
         # (what is not asked for until something begins needs no enable, whose wire would be long)
-        m.d.sync += [self.o_tap.start.eq(starts), self.o_tap.address.eq(tap), self.o_weight_address.eq(here_weight)]
+        m.d.sync += [self.o_tap.start.eq(starts), self.o_tap.address.eq(here_tap), self.o_weight_address.eq(here_weight)]
         with m.If(give):
             m.d.sync += [
                 weight.eq(here_weight + 1),
@@ -179,25 +179,27 @@ class ExecuteUnit(wiring.Component):
                 m.d.sync += [rows_left.eq(loading.tap_rows), tap_ending.eq(entry.only.tap_rows)]
             with m.Else():
                 m.d.sync += [rows_left.eq(here_rows_left - 1), tap_ending.eq(here_rows_left == 2)]
+            # (whatever they become, they do with ``give``, so it is their enable and no more: it comes late)
+            m.d.sync += [tap.eq(here_tap), tap_ky.eq(here_ky), tap_block.eq(here_block)]
             with m.If(tap_ends & ~here_exhausted):
                 with m.If(last_tap):
                     # the rest of the pass repeats the last tap
                     m.d.sync += exhausted.eq(1)
                 with m.Elif(step_block):
-                    following = tap_block + loading.stride_block
+                    following = here_block + loading.stride_block
                     m.d.sync += [tap_block.eq(following), tap_ky.eq(following), tap.eq(following)]
                 with m.Elif(step_ky):
-                    following = tap_ky + loading.stride_ky
+                    following = here_ky + loading.stride_ky
                     m.d.sync += [tap_ky.eq(following), tap.eq(following)]
                 with m.Else():
-                    m.d.sync += tap.eq(tap + loading.stride_kx)
+                    m.d.sync += tap.eq(here_tap + loading.stride_kx)
         # once a pass has begun to be loaded it is loaded to its end, so this one is given
         with m.If(last_row):
             # (an array has two rows or more, so an earlier row set ``going``, and the registers behind it say what they hold)
             ends = exhausted | (tap_ending & last_tap_begun)
             m.d.sync += [shadow_full.eq(1), shadow_last.eq(ends)]
             with m.If(ends):
-                m.d.sync += [active.eq(0), going.eq(0), tap.eq(0), tap_ky.eq(0), tap_block.eq(0)]
+                m.d.sync += [active.eq(0), going.eq(0)]
                 m.d.comb += self.i_entry.ready.eq(1)
         with m.If(starts):
             m.d.sync += shadow_busy.eq(1)
