@@ -60,6 +60,8 @@ def bitstream(
       openFPGALoader -b ulx3s build/systolith_board.bit
       systolith infer --port /dev/ttyUSB0 digit.png
     """
+    if clock is not None and not (math.isfinite(clock) and clock > 0):
+        raise CommandError(f"--clock: must be a frequency in MHz, not {clock}")
     engine = load_config(config)
     directory = output_directory(output or f"{Path(network).stem}-{board}")
 

@@ -65,6 +65,8 @@ def run_tool(
     process = subprocess.Popen(
         [sys.executable, "-c", start, *arguments],
         cwd=directory,
+        # what WebAssembly has for temporary files is gone with the directory, however the tool ends
+        env={**os.environ, "TMPDIR": str(directory.resolve())},
         text=True,
         errors="replace",
         stdin=subprocess.DEVNULL,

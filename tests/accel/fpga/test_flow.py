@@ -143,6 +143,19 @@ def test_a_route_tells_how_far_it_is(toy: Core) -> None:
         assert any(re.fullmatch(words, text) for text in told), words
 
 
+def test_a_tool_that_is_ended_leaves_nothing(toy: Core, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _, design = harnessed(toy, ECP5)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+    def stop(told: str) -> None:
+        if told.startswith("placing, round"):
+            raise FpgaError("stopped")
+
+    with pytest.raises(FpgaError, match="stopped"):
+        place_and_route(design, ECP5, seed=78, detail=stop)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_router_that_comes_no_further_is_ended() -> None:
     watch = flow._Watch("no luck", None)
 
