@@ -22,7 +22,7 @@ from records import write_json
 from accel.compiler import compile_network
 from accel.config import load_config
 from accel.errors import SystolithError
-from accel.fpga import build_core, mending, parse_device, planning
+from accel.fpga import Device, build_core, mending, parse_device, planning
 from accel.frontends import load_network
 from accel.perf import estimate
 from accel.program import MemoryTiming
@@ -67,11 +67,7 @@ def measure(part: str, name: str, seeds: Sequence[int], network: str) -> dict[st
     row = build.as_dict()
     if row["critical_path"]:
         del row["critical_path"]["hops"]
-    return {
-        "core": digest_of([product_verilog(config, bus="axi")[0], mending(device), planning(device)]),
-        **row,
-        "config": config.name,
-    }
+    return {"core": _digest(product_verilog(config, bus="axi")[0], device), **row, "config": config.name}
 
 
 def measure_board(board: str, seeds: Sequence[int], network: str, clock: float | None) -> dict[str, Any]:
@@ -86,8 +82,11 @@ def measure_board(board: str, seeds: Sequence[int], network: str, clock: float |
         row: dict[str, Any] = json.loads(done.stdout)
         verilog = Path(folder, "built", "systolith_board.v").read_text(encoding="utf-8")
     del row["critical_path"]["hops"]
-    device = parse_device(row["device"])
-    return {"core": digest_of([verilog, mending(device), planning(device)]), **row, "config": row["config"]["name"]}
+    return {"core": _digest(verilog, parse_device(row["device"])), **row, "config": row["config"]["name"]}
+
+
+def _digest(verilog: str, device: Device) -> str:
+    return digest_of([verilog, mending(device), planning(device)])
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

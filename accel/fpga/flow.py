@@ -309,7 +309,6 @@ def place_and_route(
         if device.family == "ecp5":
             if detail is not None:
                 detail("placing multipliers and block RAMs")
-            tool_version(_SOLVER)
             for name, bel in floorplan.floorplan(module, block_sites(device), seed=seed).items():
                 module["cells"][name]["attributes"]["BEL"] = bel
         (place / "netlist.json").write_text(json.dumps(design), encoding="utf-8")
